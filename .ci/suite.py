@@ -1,0 +1,417 @@
+#!/usr/bin/env python
+"""The whole test suite: `make test`, or `TRITON_INTERPRET=1 .venv/bin/python .ci/suite.py`.
+
+Single checks first (package and notebooks in step, notebooks clean, README up to date, import light), then every notebook in a process
+of its own, then those with `#| slow` cells once more with these cells, then conformance with the golden files. One line a check as it
+ends, the failures' output again at the end, and a closing line 'N passed, N failed'. Exit status 1 if anything failed or nothing ran.
+"""
+import argparse
+import difflib
+import fnmatch
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, PACKAGE = ROOT / "nbs", ROOT / "fastsums"
+GOLDEN = {"fis": NBS / "data" / "golden" / "fis"}  # system -> folder of golden files
+PUBLIC_NAMES = "Semiring, Direction, CornerTree, scan, iterated_sum, FISLayer, FISLayerFixedTree, FISLayerRandomTrees"
+HEAVY = ["fastai", "triton", "torchvision"]  # what `import fastsums` must not load
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|var/tmp)/[\w.]")
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class Result(NamedTuple):
+    "How one check ended; conformance counts several in one"
+    name: str
+    passed: int
+    failed: int
+    seconds: float
+    note: str = ""  # a few words for the line
+    output: str = ""  # what explains a failure
+
+
+# ---- Running things ---------------------------------------------------------------------------------------------------------------------
+
+RUNNING: set[subprocess.Popen] = set()
+
+
+def end(process: subprocess.Popen) -> None:
+    "Kill a command and what it has started (a notebook may have started kernels of its own)"
+    try:
+        os.killpg(process.pid, signal.SIGKILL) if os.name == "posix" else process.kill()
+    except ProcessLookupError:
+        pass
+
+
+def child_environment() -> dict:
+    "The environment of every process started here: one thread each, no windows, this environment's kernels, nothing inherited from nbdev"
+    env = dict(os.environ, OMP_NUM_THREADS="1", MPLBACKEND="agg", JUPYTER_PREFER_ENV_PATH="1", PYTHONIOENCODING="utf-8")
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    env.pop("IN_TEST", None)  # nbdev sets it in a test and then refuses to export
+    env.pop("PYTHONPATH", None)
+    return env
+
+
+def run(command: list, cwd: Path, timeout: float = 900, **env) -> tuple[int, str]:
+    "Exit status and output (standard error included) of a command; a command that takes too long counts as failed"
+    process = subprocess.Popen(
+        [str(c) for c in command], cwd=cwd, env={**child_environment(), **env}, text=True, encoding="utf-8", errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=os.name == "posix",
+    )
+    RUNNING.add(process)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        end(process)
+        output, status = process.communicate()[0] + f"\nstopped: it ran longer than {timeout:.0f} s", -1
+    finally:
+        RUNNING.discard(process)
+    if status < -1:
+        output += f"\nended by signal {-status}"
+    return status, ANSI.sub("", output).strip()
+
+
+def script(code: str, cwd: Path, **env) -> tuple[int, str]:
+    "Run Python code in a fresh interpreter of this environment"
+    return run([sys.executable, "-c", code], cwd, **env)
+
+
+# ---- The notebooks ----------------------------------------------------------------------------------------------------------------------
+
+
+def notebooks() -> list[Path]:
+    "Every notebook under nbs/, hidden and private files apart (nbdev's own rule)"
+    def hidden(path):
+        return any(part[0] in "._" for part in path.relative_to(NBS).parts)
+    return sorted(path for path in NBS.rglob("*.ipynb") if not hidden(path))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(NBS).as_posix()
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell: dict) -> str:
+    return cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
+
+
+def flags(cell: dict) -> set[str]:
+    "The words of a code cell's leading `#|` lines"
+    if cell["cell_type"] != "code":
+        return set()
+    found = set()
+    for line in source(cell).splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+        match = re.match(r"\s*#\s*\|\s*(\w+)", line)
+        found |= {match[1]} if match else set()
+    return found
+
+
+def test_flags() -> set[str]:
+    "The flags whose cells a plain run leaves out (`tst_flags` of settings.ini)"
+    import configparser
+    settings = configparser.ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    return set(settings["DEFAULT"]["tst_flags"].split())
+
+
+def has_code(text: str) -> bool:
+    "Not only `#|` lines, and not the cell that exports the notebook, which a test leaves out"
+    return "nbdev_export(" not in text and any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines())
+
+
+def cells_run(path: Path, forced: set[str]) -> tuple[int, int]:
+    "How many code cells a run executes, and how many their flags leave out"
+    skipped = test_flags() - forced
+    code = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code" and has_code(source(cell))]
+    left_out = sum(bool(flags(cell) & skipped) for cell in code)
+    return len(code) - left_out, left_out
+
+
+def has_slow_cells(path: Path) -> bool:
+    try:
+        return any("slow" in flags(cell) for cell in read(path)["cells"])
+    except ValueError:  # not JSON: its run has failed already
+        return False
+
+
+# nbdev's own test of one notebook, in its own process: nothing leaks from one notebook into the next.
+TEST_ONE = """
+import sys
+from pathlib import Path
+from nbdev.config import get_config
+from nbdev.test import test_nb
+path, forced = Path(sys.argv[1]), sys.argv[2].split()
+config = get_config()
+passed, _ = test_nb(path, skip_flags=config.tst_flags.split(), force_flags=forced, basepath=config.config_path)
+sys.exit(not passed)
+"""
+
+
+def test_notebook(path: Path, forced: set[str], timeout: float) -> Result:
+    start = time.time()
+    label = name_of(path) + (" (slow)" if "slow" in forced else "")
+    try:
+        count, left_out = cells_run(path, forced)
+        status, output = run([sys.executable, "-c", TEST_ONE, path, " ".join(sorted(forced))], ROOT, timeout)
+    except Exception:
+        return Result(label, 0, 1, time.time() - start, "cannot be read", traceback.format_exc())
+    note = f"{count} cells" + (f", {left_out} left out" if left_out else "")
+    return Result(label, int(status == 0), int(status != 0), time.time() - start, note, output)
+
+
+# ---- Single checks: each returns a note, or raises with what is wrong -------------------------------------------------------------------
+
+
+class Wrong(Exception):
+    "What a check found, in words"
+
+
+def working_copy(folder: Path) -> Path:
+    "The notebooks and settings, without the package and the rest"
+    copy = folder / "copy"
+    ignore = shutil.ignore_patterns(".*", "_*", "__pycache__", "data", "*.nbi", "*.nbc")
+    shutil.copytree(NBS, copy / "nbs", ignore=ignore)
+    shutil.copy(ROOT / "settings.ini", copy)
+    return copy
+
+
+def modules(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py"))}
+
+
+def check_in_step() -> str:
+    "nbdev_export, run on a copy from nothing, makes exactly the package that is here"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = working_copy(Path(folder))
+        status, output = script("from nbdev import nbdev_export; nbdev_export.__wrapped__()", copy)
+        if status:
+            raise Wrong(f"nbdev_export fails:\n{output}")
+        fresh, here = modules(copy / "fastsums"), modules(PACKAGE)
+    problems = [f"fastsums/{name}: no notebook makes it" for name in here.keys() - fresh.keys()]
+    problems += [f"fastsums/{name}: missing, though a notebook makes it" for name in fresh.keys() - here.keys()]
+    for name in sorted(fresh.keys() & here.keys()):
+        if fresh[name] != here[name]:
+            lines = difflib.unified_diff(here[name].splitlines(), fresh[name].splitlines(), "in the package", "in the notebook", "", "", 1, "")
+            problems.append(f"fastsums/{name}: differs from its notebook\n" + "\n".join(f"    {line}" for line in list(lines)[:20]))
+    if problems:
+        raise Wrong("\n".join(sorted(problems)) + "\n`make export` brings them in step (edit the notebooks, not the package).")
+    return f"{len(here)} modules"
+
+
+def check_clean() -> str:
+    "nbdev_clean, run on a copy, changes nothing"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = working_copy(Path(folder))
+        status, output = script("from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__()", copy)
+        if status:
+            raise Wrong(f"nbdev_clean fails:\n{output}")
+        changed = [name_of(p) for p in notebooks() if (copy / "nbs" / name_of(p)).read_bytes() != p.read_bytes()]
+    if changed:
+        raise Wrong("nbdev_clean changes these (run `make export`):\n" + "\n".join(f"    nbs/{name}" for name in changed))
+    return f"{len(notebooks())} notebooks"
+
+
+def faults(path: Path) -> list[str]:
+    "What is wrong with a notebook's stored state"
+    import nbformat
+    try:
+        found, nb = [], read(path)
+    except ValueError as error:
+        return [f"is not JSON: {error}"]
+    try:
+        nbformat.validate(nb)
+    except nbformat.ValidationError as error:
+        found.append(f"is not a valid notebook: {str(error).splitlines()[0]}")
+    code = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
+    if code and not any(cell["outputs"] for cell in code):
+        found.append("holds no output at all: run it from top to bottom and save")
+    counts = [cell["execution_count"] for cell in code if cell.get("execution_count")]
+    if counts != sorted(counts):
+        found.append("its cells were run out of order")
+    for cell in code:
+        for output in cell["outputs"]:
+            text = json.dumps([output.get("text", ""), {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/png")}])
+            if output["output_type"] == "error":
+                found.append(f"cell {cell.get('id')} ended with {output.get('ename')}: {output.get('evalue')}")
+            elif match := MACHINE_PATH.search(text):
+                found.append(f"cell {cell.get('id')} shows a path of some machine: ...{text[max(0, match.start() - 20):match.end() + 40]}...")
+    ids = [cell.get("id") for cell in nb["cells"]]
+    found += [f"two cells have the id {i}" for i in sorted({i for i in ids if ids.count(i) > 1})]
+    return found
+
+
+def check_outputs() -> str:
+    "Every notebook is stored as a whole run left it: outputs, no errors, no paths of one machine"
+    problems = [f"nbs/{name_of(path)}: {fault}" for path in notebooks() for fault in faults(path)]
+    if problems:
+        raise Wrong("\n".join(problems))
+    return f"{sum(bool(cell.get('outputs')) for path in notebooks() for cell in read(path)['cells'])} cells with outputs"
+
+
+def check_readme() -> str:
+    "README.md is what .ci/book.py makes of nbs/index.ipynb"
+    status, output = run([sys.executable, ROOT / ".ci" / "book.py", "--check-readme"], ROOT)
+    if status:
+        raise Wrong(output)
+    return ""
+
+
+def check_import() -> str:
+    "The public names import in a fresh interpreter, without the heavy libraries"
+    with tempfile.TemporaryDirectory() as elsewhere:
+        status, output = script(
+            f"import sys, time; start = time.time(); from fastsums import {PUBLIC_NAMES}\n"
+            f"seconds = time.time() - start; found = [name for name in {HEAVY} if name in sys.modules]\n"
+            "if found: sys.exit(f'import fastsums loads {found}')\n"
+            "print(f'{seconds:.1f} s')", Path(elsewhere))
+    if status:
+        raise Wrong(output)
+    return f"import takes {output.splitlines()[-1]}"
+
+
+CHECKS = {
+    "package and notebooks in step": check_in_step,
+    "notebooks clean": check_clean,
+    "notebooks whole": check_outputs,
+    "README.md up to date": check_readme,
+    "import light": check_import,
+}
+
+
+def single_check(name: str) -> Result:
+    start = time.time()
+    try:
+        note = CHECKS[name]()
+        return Result(name, 1, 0, time.time() - start, note)
+    except Wrong as problem:
+        return Result(name, 0, 1, time.time() - start, "", str(problem))
+    except Exception:
+        return Result(name, 0, 1, time.time() - start, "", traceback.format_exc())
+
+
+def conformance(system: str, folder: Path) -> Result:
+    "`fastsums_conformance` on one system's golden files, each file or row counted"
+    start, name = time.time(), f"conformance: {system}"
+    files = [p for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
+    command = Path(sys.executable).parent / "fastsums_conformance"
+    if not files or not command.exists():
+        return Result(name, 0, 1, 0, "", f"no golden files in {folder}" if not files else f"{command} is not installed: make setup")
+    status, output = run([command, folder, "--system", system], ROOT)
+    last = output.splitlines()[-1] if output else ""
+    counts = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) not built", last)
+    passed, failed, not_built = map(int, counts.groups()) if counts else (0, 1, 0)
+    if not counts:
+        output += "\nthe closing line 'N passed, N failed, N not built' is missing"
+    elif passed + failed + not_built < len(files):
+        output, failed = output + f"\n{len(files)} files, but only {passed + failed + not_built} were counted", failed + 1
+    elif (status == 0) != (failed == 0) or passed == 0:
+        output, failed = output + f"\nexit status {status}, which does not go with the closing line", max(failed, 1)
+    return Result(name, passed, failed, time.time() - start, f"{passed} passed, {failed} failed, {not_built} not built", output)
+
+
+# ---- All of it --------------------------------------------------------------------------------------------------------------------------
+
+
+def report(result: Result) -> Result:
+    state = "FAILED" if result.failed else "ok"
+    print(f"  {state:6} {result.seconds:7.1f} s  {result.name}" + (f"  ({result.note})" if result.note else ""), flush=True)
+    return result
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def test_notebooks(paths: list[Path], forced: set[str], workers: int, timeout: float) -> list[Result]:
+    pool = ThreadPoolExecutor(workers)  # not in a `with`, which would wait for all of them when interrupted
+    futures = [pool.submit(test_notebook, path, forced, timeout) for path in paths]
+    return [report(future.result()) for future in as_completed(futures)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="PATTERN", help="only checks and notebooks whose name contains or matches this, as in 'layers/*' or clean")
+    parser.add_argument("--fast", action="store_true", help="leave out the `#| slow` cells")
+    parser.add_argument("--flags", default="", help="other flags whose cells are to run too, as in 'gpu data'")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="notebooks at a time (default %(default)s)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds after which a notebook has failed (default %(default).0f)")
+    options = parser.parse_args()
+    # The kernels' decorators look at it when they are imported, so it cannot be set in time from inside a notebook.
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        parser.error("set TRITON_INTERPRET=1 in the environment (make test does), so that GPU kernels run on any machine")
+    forced = set(options.flags.split())
+    if forced - test_flags():
+        parser.error(f"--flags knows {' '.join(sorted(test_flags()))}; got {' '.join(sorted(forced - test_flags()))}")
+    if options.workers < 1:
+        parser.error(f"--workers has to be at least 1; got {options.workers}")
+
+    def wanted(name: str) -> bool:
+        return not options.only or options.only in name or fnmatch.fnmatch(name, options.only)
+
+    start, results = time.time(), []
+    checks = [name for name in CHECKS if wanted(name)]
+    if checks:
+        heading("Checks")
+    results += [report(single_check(name)) for name in checks]
+
+    existing = notebooks()
+    chosen = [path for path in existing if wanted(name_of(path))]
+    if chosen or not options.only:
+        heading(f"Notebooks ({len(chosen)}" + (f" of {len(existing)}" if options.only else "") + f", {options.workers} at a time)")
+    tested = test_notebooks(chosen, forced, options.workers, options.timeout)
+    if not existing:
+        tested.append(report(Result("notebooks", 0, 1, 0, "there are none in nbs/", "no notebook found in nbs/")))
+    elif len(tested) < len(chosen):
+        tested.append(report(Result("notebooks", 0, 1, 0, f"only {len(tested)} of {len(chosen)} ran", "some notebooks did not run")))
+    results += tested
+
+    slow = [path for path in chosen if has_slow_cells(path)]
+    if slow and not options.fast and "slow" not in forced:
+        heading(f"Notebooks with their slow cells ({len(slow)})")
+        results += test_notebooks(slow, forced | {"slow"}, options.workers, options.timeout)
+
+    systems = {name: folder for name, folder in GOLDEN.items() if wanted(f"conformance: {name}")}
+    if systems:
+        heading("Conformance")
+        results += [report(conformance(name, folder)) for name, folder in systems.items()]
+
+    for result in results:
+        if result.failed:
+            heading(f"---- FAILED: {result.name} " + "-" * max(4, 80 - len(result.name)))
+            print(result.output or "(it printed nothing)")
+    passed, failed = sum(r.passed for r in results), sum(r.failed for r in results)
+    heading(f"{time.time() - start:.0f} s" + ("" if results else f"; nothing is called {options.only!r}"))
+    print(f"{passed} passed, {failed} failed", flush=True)
+    return int(failed > 0 or passed == 0)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupted)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        for process in list(RUNNING):
+            end(process)
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)  # without waiting for what was still to come
