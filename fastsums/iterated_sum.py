@@ -17,8 +17,8 @@ from .semiring import Semiring, as_semiring
 from .tree import CornerTree, Direction
 
 # %% ../nbs/03_iterated_sum.ipynb #c63f4159
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "swish": F.silu, "leaky_relu": F.leaky_relu, "elu": F.elu, "mish": F.mish,
-               "zero": torch.zeros_like}
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "swish": F.silu, "leaky_relu": F.leaky_relu,
+               "elu": F.elu, "mish": F.mish, "zero": torch.zeros_like}
 
 def as_activation(
     activation:str|Callable|None, # a name, a function of a tensor, or None
@@ -26,7 +26,7 @@ def as_activation(
     "The activation of that name; a function or None is returned as it is"
     if activation is None or callable(activation): return activation
     if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: {activation!r} is not known; expected a function, None, or one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"activation: {activation!r} is not known; expected None, a function or one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[activation]
 
 def _activate(activation, values, semiring):
@@ -79,8 +79,8 @@ def check_trees(
         raise TypeError(f"trees: expected a CornerTree or a sequence of them, got {trees!r}")
     elif len(trees) != num_channels:
         raise ValueError(f"trees: expected one tree, or one for each of the {num_channels} output channels; got {len(trees)}")
-    if len({len(t) for t in trees}) > 1: raise ValueError(f"trees: expected the same number of vertices in all, got {sorted({len(t) for t in trees})}")
-    if len({t.ndim for t in trees}) > 1: raise ValueError(f"trees: expected the same number of axes in all, got {sorted({t.ndim for t in trees})}")
+    for what, numbers in [("vertices", {len(t) for t in trees}), ("axes", {t.ndim for t in trees})]:
+        if len(numbers) > 1: raise ValueError(f"trees: expected the same number of {what} in all, got {sorted(numbers)}")
     return tuple(trees)
 
 def _check_values(values, trees):
@@ -88,7 +88,8 @@ def _check_values(values, trees):
     n, ndim = len(trees[0]), trees[0].ndim
     if values.ndim != 3 + ndim or values.shape[1] != n:
         expected = ", ".join(["B", str(n), "O", *["H", "W", "D"][:ndim]])
-        raise ValueError(f"values: expected shape ({expected}) for trees with {n} vertices on {ndim} axes, got {tuple(values.shape)}")
+        raise ValueError(f"values: expected shape ({expected}) for trees with {n} vertices on {ndim} axes, "
+                         f"got {tuple(values.shape)}")
 
 def iterated_sum(
     values:Tensor,                         # the n vertex values v_k, shape (B, n, O, *spatial), vertices in pre-order

@@ -45,7 +45,7 @@ def check_backend(
     "The backend that `auto` picks, or the one asked for; ValueError if it can't serve"
     if backend == "auto": return BACKENDS[0]
     if backend not in BACKENDS:
-        raise ValueError(f"backend: {backend!r} is not in this version of fastsums; expected 'auto' or one of {', '.join(map(repr, BACKENDS))}")
+        raise ValueError(f"backend: {backend!r} is not in this version of fastsums; expected 'auto' or {', '.join(map(repr, BACKENDS))}")
     return backend
 
 def check_dtype(
@@ -70,21 +70,23 @@ def check_discount(
     "The discount as a tensor that is constant over the sites of `x`; ValueError or TypeError if it can't be"
     if isinstance(discount, bool) or not isinstance(discount, (int, float, complex, Tensor)):
         raise TypeError(f"discount: expected a number or a tensor, got {type(discount).__name__}")
-    if not isinstance(discount, Tensor): discount = torch.as_tensor(discount, device=x.device, dtype=_number_dtype(discount, x))
+    if not isinstance(discount, Tensor): discount = torch.as_tensor(discount, dtype=_number_dtype(discount, x), device=x.device)
     if discount.is_complex() and not semiring.allows_complex:
         raise TypeError(f"discount: a complex discount needs the semiring 'real', got {semiring.name!r}")
     target = (*x.shape[:-ndim], *[1]*ndim)
     shape = (*[1]*(x.ndim - discount.ndim), *discount.shape)
     if len(shape) > x.ndim or any(size not in (1, full) for size, full in zip(shape, target)):
-        raise ValueError(f"discount: expected a shape that broadcasts to {target}, constant over the {ndim} spatial axes; got {tuple(discount.shape)}")
+        raise ValueError(f"discount: expected a shape that broadcasts to {target}, constant over the {ndim} spatial axes; "
+                         f"got {tuple(discount.shape)}")
     if semiring.name == "maxtimes_multiplicative" and not torch.compiler.is_compiling() and (discount < 0).any():
-        raise ValueError("discount: must not be negative in 'maxtimes_multiplicative', where it multiplies: it would turn the order round")
+        raise ValueError("discount: must not be negative in 'maxtimes_multiplicative', where a factor below 0 turns the order round")
     return discount.reshape(shape)
 
 def _number_dtype(number, x):
     "The type in which a plain number joins a computation on `x`"
-    if isinstance(number, complex): return torch.complex128 if x.dtype in (torch.float64, torch.complex128) else torch.complex64
-    return torch.float64 if x.dtype in (torch.float64, torch.complex128) else torch.float32 if isinstance(number, float) else None
+    double = x.dtype in (torch.float64, torch.complex128)
+    if isinstance(number, complex): return torch.complex128 if double else torch.complex64
+    return torch.float64 if double else torch.float32 if isinstance(number, float) else None
 
 def computing_dtype(
     *tensors:Tensor, # values and discounts, at least one
@@ -112,12 +114,13 @@ def scan(
     check_backend(backend)
     semiring, direction = as_semiring(semiring), Direction(direction)
     check_dtype(x, semiring, "x")
-    if direction.ndim != ndim: raise ValueError(f"direction: {direction.name!r} is on {direction.ndim} axes, expected ndim={ndim}")
+    if direction.ndim != ndim:
+        raise ValueError(f"direction: {direction.name!r} is on {direction.ndim} axes, expected ndim={ndim}")
     if x.ndim < ndim: raise ValueError(f"x: expected at least ndim={ndim} axes, got shape {tuple(x.shape)}")
     if discount is not None: discount = check_discount(discount, x, semiring, ndim)
     dtype = computing_dtype(x) if discount is None else computing_dtype(x, discount)
     if strict and not dtype.is_floating_point and abs(semiring.zero) == torch.inf:
-        raise TypeError(f"x: the value of an empty cone is {semiring.zero}, which {x.dtype} can't hold; convert `x` to a floating type")
+        raise TypeError(f"x: an empty cone has the value {semiring.zero}, which {x.dtype} can't hold; convert `x` to a floating type")
     y = x.to(dtype)
     if y.numel():
         discount = None if discount is None else discount.to(dtype)

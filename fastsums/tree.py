@@ -24,7 +24,7 @@ _SIGNS = {"-": -1, "0": 0, "+": 1}
 class Direction(tuple):
     "A vector in {-1, 0, 1}^p, not all zero: in which cone of a site to look, p = 1, 2 or 3 axes"
     def __new__(cls,
-        direction:"str|Sequence[int]|Direction", # compass name ("NW"), signs ("0+-"), or vector ((0, 1, -1)); -1 looks towards smaller indices
+        direction:"str|Sequence[int]|Direction", # compass name "NW", signs "0+-", or vector (0, 1, -1); -1 looks towards smaller indices
     ):
         if isinstance(direction, cls): return direction
         if isinstance(direction, str): vector = COMPASS.get(direction) or tuple(_SIGNS.get(sign) for sign in direction)
@@ -78,8 +78,8 @@ def _without_root(entries):
 @dataclass(frozen=True, repr=False)
 class CornerTree:
     "A rooted tree with a direction on every edge; vertices in pre-order, 0 is the root"
-    parents: tuple[int, ...]          # p(1), ..., p(n-1): the parent of every vertex but the root (a leading -1 for the root is accepted)
-    directions: tuple[Direction, ...] # d(1), ..., d(n-1): the direction on the edge from the parent into the vertex, as names or vectors
+    parents: tuple[int, ...]          # p(1), ..., p(n-1), the parents of all vertices but the root (whose -1 may lead)
+    directions: tuple[Direction, ...] # d(1), ..., d(n-1), the directions on the edges from these parents, as names or vectors
     ndim: int|None = None             # number of axes, 1 to 3; None: that of the directions, 2 for a lone root
 
     def __post_init__(self):
@@ -89,7 +89,8 @@ class CornerTree:
         if len(parents) != len(directions):
             raise ValueError(f"directions: expected one for each of the {len(parents)} parents, got {len(directions)}")
         if len(ndims) > 1 or (self.ndim is not None and self.ndim not in ndims):
-            raise ValueError(f"directions: expected all on {self.ndim or 'the same number of'} axes, got {[d.name for d in directions]}")
+            expected = self.ndim or "the same number of"
+            raise ValueError(f"directions: expected all on {expected} axes, got {[d.name for d in directions]}")
         branch = [0]  # the vertices from the root to the latest one: in pre-order only these may get another child
         for vertex, parent in enumerate(parents, 1):
             if parent not in branch:
@@ -101,7 +102,9 @@ class CornerTree:
 
     def __len__(self)->int: return len(self.parents) + 1
     def __str__(self)->str: return _write(self.nested)
-    def __repr__(self)->str: return f"CornerTree.parse({str(self)!r}{'' if self.ndim == 2 or len(self) > 1 else f', ndim={self.ndim}'})"
+    def __repr__(self)->str:
+        ndim = f", ndim={self.ndim}" if len(self) == 1 and self.ndim != 2 else ""
+        return f"CornerTree.parse({str(self)!r}{ndim})"
 
     def children(self,
         vertex:int=0, # a vertex, 0 to n-1
@@ -141,7 +144,7 @@ class CornerTree:
 
     @classmethod
     def parse(cls,
-        text:str,      # children separated by blanks, each followed by its own children in brackets: "NW(NE) S"; "•" is a lone root
+        text:str,      # children separated by blanks, each with its own children in brackets: "NW(NE) S"; "•" is a lone root
         ndim:int|None=None, # number of axes; None: that of the directions, 2 for a lone root
     )->"CornerTree":
         "The inverse of `str(tree)`"
@@ -203,10 +206,10 @@ def plot_tree(
         (x0, y0), (x1, y1), reach = positions[parent], positions[vertex], 1.25*sizes[parent]
         if tree.ndim == 2:
             spread = 0.2*reach
-            x_range, y_range = [sorted((0, step*reach)) if step else (-spread, spread) for step in (direction[1], -direction[0])]
-            ax.add_patch(Rectangle((x0 + x_range[0], y0 + y_range[0]), x_range[1] - x_range[0], y_range[1] - y_range[0],
-                                   color=colours[vertex], alpha=.18, lw=0))
-        ax.annotate("", (x1, y1), (x0, y0), arrowprops=dict(arrowstyle="-|>", color=colours[vertex], lw=1.8, shrinkA=7, shrinkB=8))
+            (left, right), (low, high) = [sorted((0, step*reach)) if step else (-spread, spread) for step in (direction[1], -direction[0])]
+            ax.add_patch(Rectangle((x0 + left, y0 + low), right - left, high - low, color=colours[vertex], alpha=.18, lw=0))
+        arrow = dict(arrowstyle="-|>", color=colours[vertex], lw=1.8, shrinkA=7, shrinkB=8)
+        ax.annotate("", (x1, y1), (x0, y0), arrowprops=arrow)
         ax.annotate(direction.name, ((x0 + x1)/2, (y0 + y1)/2), fontsize=9, ha="center", va="center",
                     bbox=dict(boxstyle="round,pad=.12", fc="white", ec="none", alpha=.75))
     for vertex, (x, y) in enumerate(positions):
@@ -246,7 +249,7 @@ def _partitions(total, smallest=1):
 def _blocks(n, ndim):
     "The partitions of n-1, each with the number of trees whose root has children of these sizes"
     num_directions = len(_all_directions(ndim))
-    return [(sizes, num_directions**len(sizes)*math.prod(count_trees(size, ndim) for size in sizes)) for sizes in _partitions(n - 1)]
+    return [(sizes, math.prod(num_directions*count_trees(size, ndim) for size in sizes)) for sizes in _partitions(n - 1)]
 
 @cache
 def count_trees(
@@ -287,9 +290,10 @@ def _size(nested): return 1 + sum(_size(children) for _, children in nested)
 def _index_from_nested(nested, ndim):
     sizes = tuple(_size(children) for _, children in nested)
     if list(sizes) != sorted(sizes):
-        raise ValueError(f"tree: the enumeration lists children by size, and here they have {list(sizes)} vertices; `tree.canonical` is in it")
+        raise ValueError(f"tree: the enumeration lists children by size, here they have {list(sizes)} vertices; use `tree.canonical`")
     directions = _all_directions(ndim)
-    subtrees = _number([_index_from_nested(children, ndim) for _, children in nested], [count_trees(size, ndim) for size in sizes])
+    subtrees = [_index_from_nested(children, ndim) for _, children in nested]
+    subtrees = _number(subtrees, [count_trees(size, ndim) for size in sizes])
     choice = _number([directions.index(Direction(d)) for d, _ in nested], [len(directions)]*len(sizes))
     before = 0
     for block_sizes, count in _blocks(sum(sizes) + 1, ndim):
@@ -309,7 +313,7 @@ def _from_index(cls,
 CornerTree.count = staticmethod(count_trees)
 CornerTree.from_index = classmethod(_from_index)
 CornerTree.index = property(lambda self: _index_from_nested(self.nested, self.ndim),
-                            doc="Place in the enumeration: the inverse of `from_index`; ValueError if children are not ordered by size")
+                            doc="Place in the enumeration, the inverse of `from_index`; ValueError unless children are ordered by size")
 
 # %% ../nbs/01_tree.ipynb #67f542a3
 def _canonical(nested, ndim):
@@ -318,7 +322,7 @@ def _canonical(nested, ndim):
     return sorted(children, key=lambda c: (_size(c[1]), _index_from_nested(c[1], ndim), directions.index(Direction(c[0]))))
 
 CornerTree.canonical = property(lambda self: CornerTree.from_nested(_canonical(self.nested, self.ndim), self.ndim),
-                                doc="The tree with the children of every vertex sorted; equal for trees that compute the same sum")
+                                doc="The tree with all children sorted; trees with equal canonical forms compute the same sum")
 
 # %% ../nbs/01_tree.ipynb #9f22c4bb
 TREE_SHAPES = ("random", "linear", "linear_NE", "by_partition")
@@ -342,7 +346,7 @@ def _random(cls,
     n:int,              # number of vertices, at least 1
     ndim:int=2,         # number of axes, 1 to 3
     generator:torch.Generator|None=None, # source of randomness on the CPU; None: fresh entropy
-    shape:str="random", # "random": uniform over all trees; "linear": chains; "linear_NE": the chain of NE; "by_partition": the published law
+    shape:str="random", # "random" (uniform over all trees), "linear" (chains), "linear_NE" (the chain of NE), "by_partition" (as published)
 )->CornerTree:
     "A random corner tree"
     if shape not in TREE_SHAPES: raise ValueError(f"shape: expected one of {', '.join(TREE_SHAPES)}, got {shape!r}")
