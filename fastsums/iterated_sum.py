@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .scan import check_backend, check_discount, check_dtype, computing_dtype, scan
+from .scan import HALF_TYPES, check_backend, check_discount, check_dtype, computing_dtype, scan
 from .semiring import Semiring, as_semiring
 from .tree import CornerTree, Direction
 
@@ -24,18 +24,25 @@ def as_activation(
     activation:str|Callable|None, # a name, a function of a tensor, or None
 )->Callable|None:
     "The activation of that name; a function or None is returned as it is"
-    if activation is None or callable(activation): return activation
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: {activation!r} is not known; expected None, a function or one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[activation]
+    if activation is None: return None
+    if isinstance(activation, str) and activation in ACTIVATIONS: return ACTIVATIONS[activation]
+    if isinstance(activation, str) or isinstance(activation, type) or not callable(activation):
+        raise ValueError(f"activation: expected None, a function of a tensor or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+    return activation
 
-def _activate(activation, values, semiring):
+def _at_infinity(activation, x):
+    "gelu, silu and mish of values that may be infinite: their limits 0 and inf, where they would compute inf * 0; no gradient there"
+    largest = torch.finfo(x.dtype).max
+    return activation(x.clamp(-largest, largest)).masked_fill(x == torch.inf, torch.inf)
+
+def _activate(activation, x, strict):
     "σ of the values of a vertex; of real and imaginary parts apart if they are complex"
-    if activation is None: return values
-    if values.is_complex(): return torch.complex(activation(values.real), activation(values.imag))
-    if semiring.zero == -torch.inf:  # gelu and its like are 0 at -inf, but compute -inf * 0
-        values = values.clamp(min=torch.finfo(values.dtype).min)
-    return activation(values)
+    if activation is None: return x
+    if x.is_complex(): return torch.complex(activation(x.real), activation(x.imag))
+    if not x.is_floating_point(): raise TypeError(f"values: an activation needs floating-point values, got {x.dtype}")
+    y = _at_infinity(activation, x) if strict and activation in (F.gelu, F.silu, F.mish) else activation(x)
+    if y.shape != x.shape: raise ValueError(f"activation: expected to keep the shape {tuple(x.shape)}, got {tuple(y.shape)}")
+    return y
 
 # %% ../nbs/03_iterated_sum.ipynb #0274e506
 def _group(keys):
@@ -70,14 +77,16 @@ def _multiply_into(parent, factor, channels, semiring):
 
 # %% ../nbs/03_iterated_sum.ipynb #c9ae7296
 def check_trees(
-    trees:CornerTree|Sequence[CornerTree], # one tree, or one for each of the output channels
+    trees:CornerTree|str|Sequence,         # one tree (or its bracket notation), or one for each of the output channels
     num_channels:int,                      # number of output channels
 )->tuple[CornerTree, ...]:                 # of length 1 (shared) or `num_channels`
     "The trees as a tuple; ValueError unless they fit the channels and one another"
-    if isinstance(trees, CornerTree): trees = (trees,)
-    elif isinstance(trees, str) or not isinstance(trees, Sequence) or not all(isinstance(t, CornerTree) for t in trees):
-        raise TypeError(f"trees: expected a CornerTree or a sequence of them, got {trees!r}")
-    elif len(trees) != num_channels:
+    shared = isinstance(trees, (CornerTree, str))
+    if not shared and not isinstance(trees, Sequence): raise TypeError(f"trees: expected a CornerTree or a sequence of them, got {trees!r}")
+    trees = [CornerTree.parse(t) if isinstance(t, str) else t for t in ([trees] if shared else trees)]
+    if not all(isinstance(t, CornerTree) for t in trees): raise TypeError(f"trees: expected CornerTrees, got {trees!r}")
+    if not trees: raise ValueError("trees: expected at least one")
+    if not shared and len(trees) != num_channels:
         raise ValueError(f"trees: expected one tree, or one for each of the {num_channels} output channels; got {len(trees)}")
     for what, numbers in [("vertices", {len(t) for t in trees}), ("axes", {t.ndim for t in trees})]:
         if len(numbers) > 1: raise ValueError(f"trees: expected the same number of {what} in all, got {sorted(numbers)}")
@@ -93,7 +102,7 @@ def _check_values(values, trees):
 
 def iterated_sum(
     values:Tensor,                         # the n vertex values v_k, shape (B, n, O, *spatial), vertices in pre-order
-    trees:CornerTree|Sequence[CornerTree], # one tree for all O channels, or one for each
+    trees:CornerTree|str|Sequence,         # one tree (or its bracket notation) for all O channels, or one for each
     semiring:str|Semiring="real",          # a name or a Semiring
     discount:Tensor|float|None=None,       # λ: a number, shape (O,), or broadcasting against (B, O, 1, ..., 1); None: no discount
     activation:str|Callable|None=None,     # σ on the values of all vertices but the root, a name or a function
@@ -105,16 +114,16 @@ def iterated_sum(
     check_dtype(values, semiring, "values")
     trees = check_trees(trees, values.shape[2] if values.ndim > 2 else 0)
     _check_values(values, trees)
-    ndim, dtype = trees[0].ndim, computing_dtype(values)
+    ndim = trees[0].ndim
     if discount is not None:
         if isinstance(discount, Tensor) and discount.ndim == 1: discount = discount.view(-1, *[1]*ndim)  # one per channel
         discount = check_discount(discount, values[:, 0], semiring, ndim)
-        dtype = computing_dtype(values, discount)
+    dtype = computing_dtype(values, discount)
     terms = list(values.to(dtype).unbind(1))
     for vertex, by_direction, by_parent in _plan(trees):
-        x = _scan_groups(_activate(activation, terms[vertex], semiring), by_direction, discount, semiring, strict)
+        x = _scan_groups(_activate(activation, terms[vertex], strict), by_direction, discount, semiring, strict)
         for parent, channels in by_parent: terms[parent] = _multiply_into(terms[parent], x, channels, semiring)
-    if values.dtype in (torch.float16, torch.bfloat16) and not dtype.is_complex: return terms[0].to(values.dtype)
+    if values.dtype in HALF_TYPES and dtype.is_complex == values.is_complex(): return terms[0].to(values.dtype)
     return terms[0].clone() if len(terms) == 1 else terms[0]  # never an alias of the input
 
 # %% ../nbs/03_iterated_sum.ipynb #ef3f0716

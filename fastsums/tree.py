@@ -8,6 +8,7 @@ __all__ = ['COMPASS', 'TREE_SHAPES', 'Direction', 'CornerTree', 'plot_tree', 'co
 # %% ../nbs/01_tree.ipynb #e949062a
 import io
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _SIGNS = {"-": -1, "0": 0, "+": 1}
 
 class Direction(tuple):
     "A vector in {-1, 0, 1}^p, not all zero: in which cone of a site to look, p = 1, 2 or 3 axes"
+    __slots__ = ()
+
     def __new__(cls,
         direction:"str|Sequence[int]|Direction", # compass name "NW", signs "0+-", or vector (0, 1, -1); -1 looks towards smaller indices
     ):
@@ -70,10 +73,18 @@ def _all_directions(ndim):
 for _name in COMPASS: setattr(Direction, _name, Direction(_name))  # Direction.NW and so on
 
 # %% ../nbs/01_tree.ipynb #3f29a941
-def _without_root(entries):
-    "Entries of the vertices 1, 2, ...: a leading -1 or None that stands for the root is dropped"
+def _without_root(entries, markers):
+    "Entries of the vertices 1, 2, ...: a leading one that stands for the root is dropped"
     entries = tuple(entries)
-    return entries[1:] if entries and entries[0] in (-1, None) else entries
+    return entries[1:] if entries and any(entries[0] is m for m in markers) else entries
+
+def _integer(value, name, smallest=None):
+    "An integer of any kind as Python's; ValueError or TypeError if it is none or too small"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    value = operator.index(value)
+    if smallest is not None and value < smallest: raise ValueError(f"{name}: expected at least {smallest}, got {value}")
+    return value
 
 @dataclass(frozen=True, repr=False)
 class CornerTree:
@@ -83,9 +94,9 @@ class CornerTree:
     ndim: int|None = None             # number of axes, 1 to 3; None: that of the directions, 2 for a lone root
 
     def __post_init__(self):
-        parents = tuple(int(p) for p in _without_root(self.parents))
-        directions = tuple(map(Direction, _without_root(self.directions)))
-        ndims = {d.ndim for d in directions} or {2 if self.ndim is None else self.ndim}
+        parents = tuple(_integer(p, "parents") for p in _without_root(self.parents, (-1, None)))
+        directions = tuple(map(Direction, _without_root(self.directions, (None,))))
+        ndims = {d.ndim for d in directions} or {2 if self.ndim is None else _integer(self.ndim, "ndim")}
         if len(parents) != len(directions):
             raise ValueError(f"directions: expected one for each of the {len(parents)} parents, got {len(directions)}")
         if len(ndims) > 1 or (self.ndim is not None and self.ndim not in ndims):
@@ -110,6 +121,7 @@ class CornerTree:
         vertex:int=0, # a vertex, 0 to n-1
     )->tuple[int, ...]:
         "The children of a vertex, in order"
+        if not 0 <= _integer(vertex, "vertex") < len(self): raise ValueError(f"vertex: expected 0 to {len(self) - 1}, got {vertex}")
         return tuple(k for k, parent in enumerate(self.parents, 1) if parent == vertex)
 
     @property
@@ -128,8 +140,10 @@ class CornerTree:
         "The tree whose root has these children"
         parents, directions = [], []
         def add(children, parent):
+            if not isinstance(children, (list, tuple)) or not all(isinstance(c, (list, tuple)) and len(c) == 2 for c in children):
+                raise ValueError(f"nested: expected [[direction, [...its children...]], ...], got {children!r}")
             for direction, below in children:
-                parents.append(parent); directions.append(direction)
+                parents.append(parent); directions.append(Direction(direction))
                 add(below, len(parents))
         add(nested, 0)
         return cls(tuple(parents), tuple(directions), ndim)
@@ -158,17 +172,19 @@ def _write(nested):
 
 def _read(text):
     "Nested list of children from bracket notation"
+    if not isinstance(text, str): raise TypeError(f"text: expected a tree in bracket notation, got {type(text).__name__}")
     if text.strip() in ("", "•"): return []
-    open_lists, rest = [[]], 0
+    open_lists, rest, after_name = [[]], 0, False
     for token in re.finditer(r"\s*([()]|[^\s()]+)\s*", text):
         word, rest = token[1], token.end()
         if word == "(":
-            if not open_lists[-1]: raise ValueError(f"text: a bracket opens before any direction in {text!r}")
+            if not after_name: raise ValueError(f"text: a bracket opens that follows no direction in {text!r}")
             open_lists.append(open_lists[-1][-1][1])
         elif word == ")":
             if len(open_lists) == 1 or not open_lists[-1]: raise ValueError(f"text: a bracket closes too early in {text!r}")
             open_lists.pop()
         else: open_lists[-1].append([Direction(word).name, []])
+        after_name = word not in "()"
     if len(open_lists) > 1 or rest < len(text): raise ValueError(f"text: a bracket is not closed in {text!r}")
     return open_lists[0]
 
@@ -251,14 +267,12 @@ def _blocks(n, ndim):
     num_directions = len(_all_directions(ndim))
     return [(sizes, math.prod(num_directions*count_trees(size, ndim) for size in sizes)) for sizes in _partitions(n - 1)]
 
-@cache
 def count_trees(
     n:int,      # number of vertices, at least 1
     ndim:int=2, # number of axes, 1 to 3
 )->int:
     "|T(n)|, the number of corner trees with n vertices (children ordered by size)"
-    if not isinstance(n, int) or n < 1: raise ValueError(f"n: expected at least one vertex, got {n!r}")
-    return sum(count for _, count in _blocks(n, ndim))
+    return sum(count for _, count in _blocks(_integer(n, "n", 1), _integer(ndim, "ndim")))
 
 # %% ../nbs/01_tree.ipynb #286144fa
 def _digits(number, bases):
@@ -308,7 +322,8 @@ def _from_index(cls,
     ndim:int=2, # number of axes, 1 to 3
 )->CornerTree:
     "The i-th corner tree with n vertices, the way the published runs number them"
-    return cls.from_nested(_nested_from_index(n, int(i) % count_trees(n, ndim), ndim), ndim)
+    count = count_trees(n, ndim)
+    return cls.from_nested(_nested_from_index(operator.index(n), _integer(i, "i") % count, ndim), ndim)
 
 CornerTree.count = staticmethod(count_trees)
 CornerTree.from_index = classmethod(_from_index)
