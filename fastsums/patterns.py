@@ -141,10 +141,12 @@ def _num_diagonals(tree):
 @cache
 def _combinations(size):
     "For every pattern up to this size that trees of this size can count: the combination that does"
-    trees = sorted((tree for n in range(1, size + 1) for tree in distinct_trees(n)), key=lambda tree: (len(tree), _num_diagonals(tree), -tree.index))
+    trees = [tree for n in range(1, size + 1) for tree in distinct_trees(n)]
+    trees.sort(key=lambda tree: (len(tree), _num_diagonals(tree), -tree.index))
     patterns = [pattern for k in range(1, size + 1) for pattern in permutations(range(1, k + 1))]
     expansions = [tree_expansion(tree) for tree in trees]
-    rows = [[Fraction(expansion.get(pattern, 0)) for expansion in expansions] + [Fraction(pattern == other) for other in patterns] for pattern in patterns]
+    rows = [[Fraction(expansion.get(pattern, 0)) for expansion in expansions] + [Fraction(pattern == other) for other in patterns]
+            for pattern in patterns]
     pivots, solved = _reduce(rows, len(trees)), {}
     for column, pattern in enumerate(patterns, len(trees)):
         if any(row[column] for row in rows[len(pivots):]): continue  # an equation 0 = something else: no combination

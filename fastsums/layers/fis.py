@@ -119,7 +119,8 @@ def _check_options(self, discount, bias, init, init_size):
         raise ValueError("complex: needs semiring='real', linear='ordinary' and valuation=False; "
                          f"got semiring={self.semiring.name!r}, linear={self.linear!r}, valuation={self.valuation}")
     if bias and (self.contraction != real or self.complex):
-        raise ValueError(f"bias: needs linear='ordinary' and complex=False (which has constants of its own); got {self.linear!r}, {self.complex}")
+        raise ValueError("bias: needs linear='ordinary' and complex=False (which has constants of its own); "
+                         f"got {self.linear!r}, {self.complex}")
     if discount is not None and self.semiring == maxtimes_multiplicative and (torch.as_tensor(discount) < 0).any():
         raise ValueError(f"discount: expected at least 0 in {self.semiring.name!r}, got {discount}")
     if init not in WEIGHT_INITS: raise ValueError(f"init: expected one of {', '.join(WEIGHT_INITS)}, got {init!r}")
@@ -135,9 +136,10 @@ def _initial_discount(self, discount, dtype):
 
 def _init_discount(self, discount, ring, generator):
     "The learnt discount, and what else the complex case learns"
+    self.discount = None  # the complex discount is a function of two other parameters, see `channel_discount`
     if self.complex: self._init_complex(discount, ring, generator)
     elif ring != FULL_RING: raise ValueError(f"complex_init_r_min, r_max, max_phase: have no effect without complex=True, got {ring}")
-    else: self.discount = None if discount is None else nn.Parameter(self._initial_discount(discount, torch.get_default_dtype()))
+    elif discount is not None: self.discount = nn.Parameter(self._initial_discount(discount, torch.get_default_dtype()))
 
 def _init_complex(self, discount, ring, generator):
     "Parameters of the complex case: the way there and back, ν and θ of the discount"
@@ -320,5 +322,6 @@ class FISLayerRandomTrees(FISLayer):
             if kwargs.get("generator") is not None: raise ValueError("seed: give a seed or a generator, not both")
             kwargs["generator"] = torch.Generator().manual_seed(seed)
         options = published_options(semiring, **kwargs)
-        trees = [CornerTree.random(num_nodes, options["ndim"], options["generator"], tree_type) for _ in range(_positive(out_channels, "out_channels"))]
+        num_trees = _positive(out_channels, "out_channels")
+        trees = [CornerTree.random(num_nodes, options["ndim"], options["generator"], tree_type) for _ in range(num_trees)]
         super().__init__(in_channels, out_channels, trees, **options)

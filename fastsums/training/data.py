@@ -52,7 +52,8 @@ DATASETS = {
     "mnist": DatasetInfo("MNIST", (.1307,), (.3081,), _DIGITS, ("MNIST/raw", "mnist"), _IDX_FILES,
         "the four *-ubyte.gz files", "http://yann.lecun.com/exdb/mnist/"),
     "cifar10": DatasetInfo("CIFAR-10", (.4914, .4822, .4465), (.2023, .1994, .2010), (), ("cifar-10-batches-py",),
-        tuple(f"data_batch_{i}" for i in range(1, 6)) + ("test_batch", "batches.meta"), "cifar-10-python.tar.gz, unpacked", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+        tuple(f"data_batch_{i}" for i in range(1, 6)) + ("test_batch", "batches.meta"),
+        "cifar-10-python.tar.gz, unpacked", "https://www.cs.toronto.edu/~kriz/cifar.html"),
     "cifar100": DatasetInfo("CIFAR-100", (.5070, .4865, .4409), (.2673, .2564, .2761), (), ("cifar-100-python",),
         ("train", "test", "meta"), "cifar-100-python.tar.gz, unpacked", "https://www.cs.toronto.edu/~kriz/cifar.html"),
 }
@@ -351,9 +352,11 @@ def get_dls(
     "A data set by name, as loaders for training, validation and testing"
     _check_name(name)
     if augment not in AUGMENTATIONS: raise ValueError(f"augment: {augment!r} is not known, expected one of {', '.join(AUGMENTATIONS)}")
-    if not isinstance(valid_fraction, float) or not 0 < valid_fraction < 1: raise ValueError(f"valid_fraction: expected a number between 0 and 1, exclusive, got {valid_fraction!r}")
+    if not isinstance(valid_fraction, float) or not 0 < valid_fraction < 1:
+        raise ValueError(f"valid_fraction: expected a number between 0 and 1, exclusive, got {valid_fraction!r}")
     if image_size is not None: _check_int("image_size", image_size, 1)
-    for argument, value, low in (("batch_size", batch_size, 1), ("padding", padding, 0), ("num_workers", num_workers, 0)): _check_int(argument, value, low)
+    for argument, value, low in (("batch_size", batch_size, 1), ("padding", padding, 0), ("num_workers", num_workers, 0)):
+        _check_int(argument, value, low)
     data = read_dataset(name, root)
     train, valid = _split(data.train_labels, valid_fraction, split_seed, train_size, valid_size)
     if test_size is not None: _check_int("test_size", test_size, 1, len(data.test_labels), ", the test set")

@@ -71,20 +71,29 @@ class TrainingSettings:
             value, may_be_none = getattr(self, argument), argument in ("momentum", "warmup", "grad_clip")
             if isinstance(value, bool) or not isinstance(value, (int, float)) and not (value is None and may_be_none):
                 raise TypeError(f"{argument}: expected a number{' or None' if may_be_none else ''}, got {value!r}") # YAML reads 1e-3 as text
-        _check("epochs", self.epochs, isinstance(self.epochs, int) and self.epochs >= 1, "an integer >= 1")
-        _check("lr", self.lr, 0 < self.lr < math.inf, "a finite number > 0")
-        for argument, value, known in (("optimizer", self.optimizer, OPTIMIZERS), ("schedule", self.schedule, SCHEDULES), ("mixed_precision", self.mixed_precision, ("auto", "off")),
-                                       ("select", self.select, ("last", "best")), ("progress", self.progress, ("auto", "bar", "lines", "off"))):
-            _check(argument, value, value in known, f"one of {', '.join(known)}")
-        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "a finite number >= 0")
-        _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "a number in [0, 1)")
-        if self.momentum is not None: _check("momentum", self.momentum, self.optimizer == "sgd" and 0 <= self.momentum < 1, "a number in [0, 1), with optimizer='sgd' (adamw has betas)")
-        if self.betas is not None: _check("betas", self.betas, self.optimizer == "adamw" and _are_shares(self.betas), "two numbers in [0, 1), with optimizer='adamw' (sgd has momentum)")
-        if self.warmup is not None: _check("warmup", self.warmup, 0 <= self.warmup < 1, "a number in [0, 1)")
-        if self.grad_clip is not None: _check("grad_clip", self.grad_clip, 0 < self.grad_clip < math.inf, "a finite number > 0")
+        choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "mixed_precision": ("auto", "off"), "select": ("last", "best"),
+                   "progress": ("auto", "bar", "lines", "off")}
+        for argument, known in choices.items(): _check(argument, getattr(self, argument), getattr(self, argument) in known, f"one of {', '.join(known)}")
+        for argument, fits, expected in self._limits(): _check(argument, getattr(self, argument), fits, expected)
+
+    def _limits(self):
+        "What each setting must fulfil: (argument, whether it does, what is expected)"
+        yield "epochs", isinstance(self.epochs, int) and self.epochs >= 1, "an integer >= 1"
+        yield "lr", 0 < self.lr < math.inf, "a finite number > 0"
+        yield "weight_decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"
+        yield "label_smoothing", 0 <= self.label_smoothing < 1, "a number in [0, 1)"
+        if self.warmup is not None: yield "warmup", 0 <= self.warmup < 1, "a number in [0, 1)"
+        if self.grad_clip is not None: yield "grad_clip", 0 < self.grad_clip < math.inf, "a finite number > 0"
+        if self.momentum is not None:
+            fits = self.optimizer == "sgd" and 0 <= self.momentum < 1
+            yield "momentum", fits, "a number in [0, 1), with optimizer='sgd' (adamw has betas)"
+        if self.betas is not None:
+            fits = self.optimizer == "adamw" and _are_shares(self.betas)
+            yield "betas", fits, "two numbers in [0, 1), with optimizer='adamw' (sgd has momentum)"
         if self.momentum_range is not None:
-            _check("momentum_range", self.momentum_range, self.schedule == "one_cycle" and _are_shares(self.momentum_range), "two numbers in [0, 1), with schedule='one_cycle'")
-            _check("momentum_range", self.momentum_range, self.momentum is None and self.betas is None, "None where momentum or betas is given: it would replace them")
+            fits = self.schedule == "one_cycle" and _are_shares(self.momentum_range)
+            yield "momentum_range", fits, "two numbers in [0, 1), with schedule='one_cycle'"
+            yield "momentum_range", self.momentum is None and self.betas is None, "None where momentum or betas is given: it would replace them"
 
 def _are_shares(pair): return len(pair) == 2 and all(0 <= v < 1 for v in pair)
 
