@@ -241,7 +241,8 @@ def readme() -> tuple[str, dict[str, bytes]]:
                 name = f"figures/index_{cell.id}_{number}.{PICTURES[kind]}"
                 content = joined(data[kind])
                 pictures[name] = content.encode() if kind == "image/svg+xml" else base64.b64decode(content)
-                blocks.append(f"![]({name})")
+                alt = " ".join(cell.directives_.get("fig-alt:") or ["picture"]).strip('"')
+                blocks.append(f"![{alt}]({name})")
             elif kind == "text/html":
                 blocks.append(re.sub(r"<style.*?</style>", "", joined(data[kind]), flags=re.S).strip())
             elif kind == "text/markdown":

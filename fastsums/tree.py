@@ -132,37 +132,37 @@ class CornerTree:
             below[self.parents[vertex - 1]].append([self.directions[vertex - 1].name, below[vertex]])
         return below[0]
 
-    @classmethod
-    def from_nested(cls,
-        nested:list,   # [[direction, [...children...]], ...]; [] is a lone root
-        ndim:int|None=None, # number of axes; None: that of the directions, 2 for a lone root
-    )->"CornerTree":
-        "The tree whose root has these children"
-        parents, directions = [], []
-        def add(children, parent):
-            if not isinstance(children, (list, tuple)) or not all(isinstance(c, (list, tuple)) and len(c) == 2 for c in children):
-                raise ValueError(f"nested: expected [[direction, [...its children...]], ...], got {children!r}")
-            for direction, below in children:
-                parents.append(parent); directions.append(Direction(direction))
-                add(below, len(parents))
-        add(nested, 0)
-        return cls(tuple(parents), tuple(directions), ndim)
+# %% ../nbs/01_tree.ipynb #0fd2ca1a
+def _from_nested(cls,
+    nested:list,   # [[direction, [...children...]], ...]; [] is a lone root
+    ndim:int|None=None, # number of axes; None: that of the directions, 2 for a lone root
+)->CornerTree:
+    "The tree whose root has these children"
+    parents, directions = [], []
+    def add(children, parent):
+        if not isinstance(children, (list, tuple)) or not all(isinstance(c, (list, tuple)) and len(c) == 2 for c in children):
+            raise ValueError(f"nested: expected [[direction, [...its children...]], ...], got {children!r}")
+        for direction, below in children:
+            parents.append(parent); directions.append(Direction(direction))
+            add(below, len(parents))
+    add(nested, 0)
+    return cls(tuple(parents), tuple(directions), ndim)
 
-    @classmethod
-    def chain(cls,
-        *directions:"str|Sequence[int]|Direction", # the directions from the root to the only leaf
-        ndim:int|None=None, # number of axes, needed for none of the directions only
-    )->"CornerTree":
-        "A tree in which every vertex has one child at most"
-        return cls(tuple(range(len(directions))), directions, ndim)
+def _chain(cls,
+    *directions:"str|Sequence[int]|Direction", # the directions from the root to the only leaf
+    ndim:int|None=None, # number of axes, needed for none of the directions only
+)->CornerTree:
+    "A tree in which every vertex has one child at most"
+    return cls(tuple(range(len(directions))), directions, ndim)
 
-    @classmethod
-    def parse(cls,
-        text:str,      # children separated by blanks, each with its own children in brackets: "NW(NE) S"; "•" is a lone root
-        ndim:int|None=None, # number of axes; None: that of the directions, 2 for a lone root
-    )->"CornerTree":
-        "The inverse of `str(tree)`"
-        return cls.from_nested(_read(text), ndim)
+def _parse(cls,
+    text:str,      # children separated by blanks, each with its own children in brackets: "NW(NE) S"; "•" is a lone root
+    ndim:int|None=None, # number of axes; None: that of the directions, 2 for a lone root
+)->CornerTree:
+    "The inverse of `str(tree)`"
+    return cls.from_nested(_read(text), ndim)
+
+CornerTree.from_nested, CornerTree.chain, CornerTree.parse = map(classmethod, (_from_nested, _chain, _parse))
 
 # %% ../nbs/01_tree.ipynb #13e622bc
 def _write(nested):

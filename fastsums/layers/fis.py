@@ -125,6 +125,9 @@ def _check_options(self, discount, bias, init, init_size):
         raise ValueError(f"discount: expected at least 0 in {self.semiring.name!r}, got {discount}")
     if init not in WEIGHT_INITS: raise ValueError(f"init: expected one of {', '.join(WEIGHT_INITS)}, got {init!r}")
 
+FISLayer._check_options = _check_options
+
+# %% ../../nbs/layers/00_fis.ipynb #c01b42e0
 def _initial_discount(self, discount, dtype):
     "The initial discount, one per output channel"
     if isinstance(discount, (bool, str)): raise TypeError(f"discount: expected a number or a tensor, got {discount!r}")
@@ -165,6 +168,9 @@ def _init_complex(self, discount, ring, generator):
     self.discount_nu_log = nn.Parameter(radius.clamp(1e-6, 1 - 1e-6).log().neg().log().to(dtype))
     self.discount_theta_log = nn.Parameter(angle.clamp(min=1e-3).log().to(dtype))
 
+for _f in (_initial_discount, _init_discount, _init_complex): setattr(FISLayer, _f.__name__, _f)
+
+# %% ../../nbs/layers/00_fis.ipynb #06699cd9
 def _scaled_std(self, init_size):
     "Standard deviation of the weights of every vertex and tree for unit variance, shape (n, O or 1, 1)"
     if self.contraction != real: return torch.ones(self.num_nodes, 1, 1)  # a maximum over channels does not grow with them
@@ -186,7 +192,7 @@ def reset_weight(self,
     else: self.weight.normal_(generator=generator)
     if init == "scaled": self.weight.mul_(self._scaled_std(init_size).to(self.weight))
 
-for _f in (_check_options, _initial_discount, _init_discount, _init_complex, _scaled_std, reset_weight): setattr(FISLayer, _f.__name__, _f)
+for _f in (_scaled_std, reset_weight): setattr(FISLayer, _f.__name__, _f)
 
 # %% ../../nbs/layers/00_fis.ipynb #976cc239
 def channel_discount(self)->Tensor|None: # shape (O,), complex in the complex case
