@@ -81,7 +81,7 @@ def _double(discount, x):
 
 def _within_range(discount, dtype):
     "The discount in `dtype`, the largest finite numbers in place of infinite ones"
-    if dtype == discount.dtype or not (dtype.is_floating_point or dtype.is_complex): return discount.to(dtype)
+    if not (dtype.is_floating_point or dtype.is_complex): return discount.to(dtype)
     limit = torch.finfo(dtype).max
     if not discount.is_complex(): return discount.clamp(-limit, limit).to(dtype)
     return torch.where(discount.abs() > limit, discount.sgn()*limit, discount).to(dtype)
