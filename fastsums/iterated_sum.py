@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .scan import HALF_TYPES, check_backend, check_discount, check_dtype, computing_dtype, scan
+from .scan import HALF_TYPES, check_discount, check_dtype, computing_dtype, fused_operators, pick_backend, scan
 from .semiring import Semiring, as_semiring
 from .tree import CornerTree, Direction
 
@@ -59,12 +59,12 @@ def _plan(trees):
 def _scan_groups(x, groups, discount, semiring, strict):
     "Scan the channels of x (B, O, *spatial) group by group, each group in its own direction"
     ndim = x.ndim - 2
-    if len(groups) == 1: return scan(x, groups[0][0], semiring, discount, strict, ndim)
+    if len(groups) == 1: return scan(x, groups[0][0], semiring, discount, strict, ndim, "torch")
     pieces, order = [], []
     for direction, channels in groups:
         index = torch.tensor(channels, device=x.device)
         own = discount.index_select(1, index) if discount is not None and discount.shape[1] > 1 else discount
-        pieces.append(scan(x.index_select(1, index), direction, semiring, own, strict, ndim))
+        pieces.append(scan(x.index_select(1, index), direction, semiring, own, strict, ndim, "torch"))
         order += channels
     back = sorted(range(len(order)), key=order.__getitem__)
     return torch.cat(pieces, 1).index_select(1, torch.tensor(back, device=x.device))
@@ -107,10 +107,10 @@ def iterated_sum(
     discount:Tensor|float|None=None,       # λ: a number, shape (O,), or broadcasting against (B, O, 1, ..., 1); None: no discount
     activation:str|Callable|None=None,     # σ on the values of all vertices but the root, a name or a function
     strict:bool=False,                     # strict cones
-    backend:str="auto",                    # "torch" (the reference), or "auto": the fastest that serves
+    backend:str="auto",                    # "torch" (the reference), "cpu", "triton", or "auto": the fastest that serves
 )->Tensor:                                 # y = t_0, shape (B, O, *spatial), type of `values`
     "Corner-tree sums at every site (Diehl, Ibraheem, Schmitz and Wu 2026)"
-    backend, semiring, activation = check_backend(backend), as_semiring(semiring), as_activation(activation)
+    semiring, activation = as_semiring(semiring), as_activation(activation)
     check_dtype(values, semiring, "values")
     trees = check_trees(trees, values.shape[2] if values.ndim > 2 else 0)
     _check_values(values, trees)
@@ -119,11 +119,19 @@ def iterated_sum(
         if isinstance(discount, Tensor) and discount.ndim == 1: discount = discount.view(-1, *[1]*ndim)  # one per channel
         discount = check_discount(discount, values[:, 0], semiring, ndim)
     dtype = computing_dtype(values, discount)
-    terms = list(values.to(dtype).unbind(1))
+    v = values.to(dtype)
+    backend = pick_backend(backend, v, lambda name: fused_operators().why_not_sum(name, v, semiring, discount, activation, strict))
+    y = (_reference_sum(v, trees, semiring, discount, activation, strict) if backend == "torch" else
+         fused_operators().fused_sum(v, trees, semiring, discount, activation, strict, backend))
+    if values.dtype in HALF_TYPES and dtype.is_complex == values.is_complex(): return y.to(values.dtype)
+    return y
+
+def _reference_sum(values, trees, semiring, discount, activation, strict):
+    "The torch backend: vertex after vertex, from the last to the root"
+    terms = list(values.unbind(1))
     for vertex, by_direction, by_parent in _plan(trees):
         x = _scan_groups(_activate(activation, terms[vertex], strict), by_direction, discount, semiring, strict)
         for parent, channels in by_parent: terms[parent] = _multiply_into(terms[parent], x, channels, semiring)
-    if values.dtype in HALF_TYPES and dtype.is_complex == values.is_complex(): return terms[0].to(values.dtype)
     return terms[0].clone() if len(terms) == 1 else terms[0]  # never an alias of the input
 
 # %% ../nbs/03_iterated_sum.ipynb #ef3f0716

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['real', 'maxplus', 'minplus', 'maxtimes', 'maxtimes_multiplicative', 'log', 'SEMIRINGS', 'maximum', 'minimum',
-           'log_add_exp', 'pairwise_cumulate', 'Semiring', 'as_semiring']
+           'log_add_exp', 'pairwise_cumulate', 'pairwise_cumulate_steps', 'Semiring', 'as_semiring']
 
 # %% ../nbs/00_semiring.ipynb #6e3e877a
 import operator
@@ -66,6 +66,29 @@ def pairwise_cumulate(
     last = add(x.narrow(dim, length-1, 1), forget(odd.narrow(dim, half-1, 1)))
     return torch.cat([y, last], dim)
 
+# %% ../nbs/00_semiring.ipynb #4c7f1132
+def pairwise_cumulate_steps(
+    x:Tensor,      # values, any shape
+    discount:Tensor, # λ_t between t-1 and t, shape of `x`; the first one is not used
+    add:Callable,  # ⊕ of two tensors
+    act:Callable,  # (values, discount) -> discounted values; also composes discounts
+    dim:int,       # the axis, counted from 0
+)->Tensor:         # y_t = x_t ⊕ (λ_t ⊙ y_{t-1}), shape of `x`
+    "Prefix sum with a discount of its own for every step"
+    length = x.shape[dim]
+    if length < 2: return x
+    half = length // 2
+    even, odd = x.narrow(dim, 0, 2*half).unflatten(dim, (half, 2)).unbind(dim + 1)
+    even_step, odd_step = discount.narrow(dim, 0, 2*half).unflatten(dim, (half, 2)).unbind(dim + 1)
+    odd = pairwise_cumulate_steps(add(odd, act(even, odd_step)), act(even_step, odd_step), add, act, dim)
+    if half > 1:
+        later_even = add(even.narrow(dim, 1, half-1), act(odd.narrow(dim, 0, half-1), even_step.narrow(dim, 1, half-1)))
+        even = torch.cat([even.narrow(dim, 0, 1), later_even], dim)
+    y = torch.stack([even, odd], dim + 1).flatten(dim, dim + 1)
+    if length % 2 == 0: return y
+    last = add(x.narrow(dim, length-1, 1), act(odd.narrow(dim, half-1, 1), discount.narrow(dim, length-1, 1)))
+    return torch.cat([y, last], dim)
+
 # %% ../nbs/00_semiring.ipynb #4c7f113d
 def _check_axis(x, dim):
     "The axis counted from 0; ValueError if `x` does not have it"
@@ -116,6 +139,27 @@ class Semiring:
         act = lambda past, step: self.act(past, _within_range(step, past.dtype))
         y = pairwise_cumulate(x, self.add, act, () if discount is None else (_double(discount, x),), dim)
         return y.clone() if y is x else y  # never an alias of the input
+
+    def cumulate_steps(self,
+        x:Tensor,        # values, any shape
+        discount:Tensor, # λ_t, from the step before to step t, broadcastable with `x`
+        dim:int=-1,      # the axis along which to accumulate
+    )->Tensor:           # y_t = x_t ⊕ (λ_t ⊙ y_{t-1}), shape of `x`
+        "Prefix ⊕ along one axis with a discount for every step"
+        dim = _check_axis(x, dim)
+        discount = _within_range(discount, x.dtype).expand(x.shape)
+        y = pairwise_cumulate_steps(x, discount, self.add, self.act, dim)
+        return y.clone() if y is x else y
+
+    def contract(self,
+        weight:Tensor,   # A, shape (n, O, C)
+        x:Tensor,        # values, shape (B, C, *spatial)
+    )->Tensor:           # shape (B, n, O, *spatial)
+        "v_{k,o} = ⊕_c A_{k,o,c} ⊗ x_c: a matrix product, one channel after the other"
+        per_channel = weight.view(*weight.shape, *[1]*(x.ndim - 2)).unbind(2)
+        v = self.mul(per_channel[0], x[:, 0, None, None])
+        for a, x_c in zip(per_channel[1:], x.unbind(1)[1:]): v = self.add(v, self.mul(a, x_c[:, None, None]))
+        return v
 
     def sum(self,
         x:Tensor,                       # values, any shape

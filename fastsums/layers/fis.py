@@ -17,7 +17,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from ..iterated_sum import as_activation, check_trees, count_scan_operations, iterated_sum
-from ..scan import HALF_TYPES, check_backend, scan
+from ..scan import HALF_TYPES, check_backend, fused_operators, pick_backend
 from ..semiring import SEMIRINGS, Semiring, as_semiring, maxtimes_multiplicative, real
 from ..tree import TREE_SHAPES, CornerTree
 
@@ -26,14 +26,13 @@ def contract_channels(
     weight:Tensor,          # A, shape (n, O, C)
     x:Tensor,               # input, shape (B, C, *spatial)
     semiring:str|Semiring="real", # what sum and product mean; "real": the ordinary linear map
+    backend:str="auto",     # for other semirings: "torch" (the reference), "cpu" or "auto"
 )->Tensor:                  # the vertex values v, shape (B, n, O, *spatial)
     "v_{k,o} = ⊕_c A_{k,o,c} ⊗ x_c: the values of every vertex of a corner tree"
     semiring, shape = as_semiring(semiring), (x.shape[0], *weight.shape[:2], *x.shape[2:])
     if semiring == real: return (weight.flatten(0, 1) @ x.flatten(2)).view(shape)
-    per_channel = weight.view(*weight.shape, *[1]*(x.ndim - 2)).unbind(2)
-    v = semiring.mul(per_channel[0], x[:, 0, None, None])
-    for a, x_c in zip(per_channel[1:], x.unbind(1)[1:]): v = semiring.add(v, semiring.mul(a, x_c[:, None, None]))
-    return v
+    backend = pick_backend(backend, x, lambda name: fused_operators().why_not_contraction(name, weight, x, semiring))
+    return semiring.contract(weight, x) if backend == "torch" else fused_operators().fused_contraction(weight, x, semiring)
 
 # %% ../../nbs/layers/00_fis.ipynb #5ca68f9a
 WEIGHT_INITS = ("normal", "scaled", "uniform", "ones")
@@ -205,7 +204,7 @@ def vertex_values(self,
     x:Tensor, # input, shape (B, C, *spatial)
 )->Tensor:    # v, shape (B, n, O, *spatial), complex in the complex case
     "The values of every vertex: the contraction of the channels"
-    v = contract_channels(self.weight, x, self.contraction)
+    v = contract_channels(self.weight, x, self.contraction, "torch" if self.backend == "torch" else "auto")
     over_sites = (..., *[None]*self.ndim)
     if self.bias is not None: v = v + self.bias[over_sites].to(v.dtype)
     if not self.complex: return v
@@ -213,6 +212,18 @@ def vertex_values(self,
     row_sums = self.weight.sum(-1)[over_sites]
     parts = w_re*v + b_re*row_sums, w_im*v + b_im*row_sums
     return torch.complex(*[part.float() if part.dtype in HALF_TYPES else part for part in parts])
+
+def _mix_and_sum(self, x, discount, activation):
+    "The iterated sum of the vertex values; by one kernel where that can do both at once"
+    if self.contraction == real and not self.complex and self.backend in ("auto", "cpu"):
+        tensors = [x, self.weight, self.bias]
+        if torch.is_autocast_enabled(x.device.type):
+            tensors = [None if t is None else t.to(torch.get_autocast_dtype(x.device.type)) for t in tensors]
+        fused = fused_operators()
+        if not fused.why_not_layer("cpu", tensors[0], self.semiring, discount, activation, self.strict):
+            return fused.fused_layer(*tensors, self.trees, self.semiring, discount, activation, self.strict)
+    trees = self.trees[0] if len(self.trees) == 1 else self.trees
+    return iterated_sum(self.vertex_values(x), trees, self.semiring, discount, activation, self.strict, self.backend)
 
 def forward(self,
     x:Tensor, # input, shape (B, C, *spatial)
@@ -225,8 +236,7 @@ def forward(self,
         raise ValueError(f"x: expected shape ({sizes}), got {tuple(x.shape)}")
     if self.valuation: x = x.relu().log1p()
     if self.normalize: x = x - self.channel_offset.view(-1, *[1]*self.ndim)
-    trees = self.trees[0] if len(self.trees) == 1 else self.trees
-    y = iterated_sum(self.vertex_values(x), trees, self.semiring, self.channel_discount(), self.activation, self.strict, self.backend)
+    y = self._mix_and_sum(x, self.channel_discount(), as_activation(self.activation))
     if self.complex:
         u_re, u_im = self.to_real.weight[0]
         y = (u_re*y.real + u_im*y.imag + self.to_real.bias).to(x.dtype)
@@ -256,7 +266,7 @@ def operation_counts(self,
     if len(self.trees) == 1: scans *= self.out_channels
     return {"mixing": batch*sites*self.weight.numel(), "scan": batch*scans}
 
-for _f in (channel_discount, vertex_values, forward, extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
+for _f in (channel_discount, vertex_values, _mix_and_sum, forward, extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
 
 # %% ../../nbs/layers/00_fis.ipynb #f8b93fda
 def published_options(
