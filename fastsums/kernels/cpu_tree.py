@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from .cpu_passes import (carry_complex, carry_log, carry_log_adjoint, carry_max, carry_max_adjoint, carry_sum, cross_complex,
                                          cross_run_complex, cross_run_sum, cross_sum, run_complex, run_log, run_log_adjoint, run_max, run_max_adjoint, run_sum)
-from .vectors import (LANES, add, array_at, as_address, as_mask, blas_address, call_gemm, compiled, inlined, jit, load, mul, num_threads, ones,
+from .vectors import (LANES, add, array_at, as_address, as_mask, blas_address, call_gemm, compiled, in_huge_pages, inlined, jit, load, mul, num_threads, ones,
                                       prefetch, run_work, select, store, sub, take_number, transpose, zeros)
 
 # %% ../../nbs/kernels/02_cpu_tree.ipynb #c2d30007
@@ -619,7 +619,7 @@ def work_function(dtype):
 # %% ../../nbs/kernels/02_cpu_tree.ipynb #c2d30019
 ARITHMETIC = {"real": (SUM, 1, 1), "maxplus": (MAX, 0, 1), "minplus": (MAX, 0, -1), "maxtimes": (MAX, 1, 1), "maxtimes_multiplicative": (MAX, 1, 1), "log": (LOG, 0, 1)}
 REAL_TYPE = {torch.float32: torch.float32, torch.float64: torch.float64, torch.complex64: torch.float32, torch.complex128: torch.float64}
-LAYER_CACHE = 1 << 20     # bytes of vertex values that a thread makes at a time, if one block is not more
+LAYER_CACHE = 2 << 20     # bytes of vertex values that a thread makes at a time, if one block is not more
 
 def supports(
     values:Tensor,         # vertex values, or the input of a layer
@@ -648,7 +648,7 @@ def keeps_winners(semiring:str, activation:str|None)->bool:
     return semiring in ("maxplus", "minplus") and activation is None
 
 def record_shape(num_samples:int, num_channels:int, spatial:tuple, parents:tuple, directions:tuple, semiring:str, activation:str|None)->tuple:
-    "Shape of the record (uint16) that the forward pass leaves for the backward pass; (0,) if that works from the values"
+    "Shape of the record (int16: 16 channels, a bit each) that the forward pass leaves for the backward pass; (0,) if that works from the values"
     if not keeps_winners(semiring, activation): return (0,)
     passes = _most_passes(parents, directions, num_channels)
     return (num_samples, -(-num_channels//LANES), len(parents[0]), passes, math.prod(spatial))
@@ -714,8 +714,8 @@ class TreeWork:
         threads = num_threads(units)
         of_thread = -(-(self.own + values_of_thread)//LANES)*LANES
         by_unit = record is not None and record.numel() > 0
-        work = torch.empty(threads*of_thread, dtype=self.real)
-        won = record if by_unit else torch.empty(threads*(self.n - 1)*self.passes*self.sites if self.kind == MAX else 0, dtype=torch.uint16)
+        work = in_huge_pages(torch.empty(threads*of_thread, dtype=self.real))
+        won = record if by_unit else torch.empty(threads*(self.n - 1)*self.passes*self.sites if self.kind == MAX else 0, dtype=torch.int16)
         block = np.concatenate([self.block, np.zeros(threads*(4*(self.n - 1) + 8), np.int64)])
         self.set(units=units, work=work.data_ptr(), work_of_thread=of_thread, won=won.data_ptr(), won_by_unit=by_unit,
                  recompute=not (by_unit and self.backward), **fields)
@@ -748,8 +748,8 @@ def forward(
 )->tuple[Tensor, Tensor]:  # y (B, O, *spatial), and the record for `backward`
     "Iterated sum along corner trees"
     (B, n, O, *spatial), dtype = values.shape, HALVES.get(values.dtype, values.dtype)
-    work, y = TreeWork(B, O, spatial, dtype, discount, parents, directions, semiring, activation, strict), torch.empty(B, O, *spatial, dtype=dtype)
-    record = torch.empty(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.uint16)
+    work, y = TreeWork(B, O, spatial, dtype, discount, parents, directions, semiring, activation, strict), in_huge_pages(torch.empty(B, O, *spatial, dtype=dtype))
+    record = torch.empty(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.int16)
     if y.numel() == 0: return y.to(values.dtype), record
     flat, target = _by_sites(values.to(dtype), 3), y.flatten(2)
     source_sample, source_vertex, source_channel, source_site = _strides(flat, range(4))
@@ -768,7 +768,7 @@ def backward(
     "Gradient of `forward`"
     (B, n, O, *spatial), dtype = values.shape, HALVES.get(values.dtype, values.dtype)
     work = TreeWork(B, O, spatial, dtype, discount, parents, directions, semiring, activation, strict, True, needs_discount)
-    dvalues = torch.empty(values.shape, dtype=dtype)
+    dvalues = in_huge_pages(torch.empty(values.shape, dtype=dtype))
     if dvalues.numel():
         flat, gradient, target = _by_sites(values.to(dtype), 3), dvalues.flatten(3), _by_sites(dy.to(dtype), 2)
         source_sample, source_vertex, source_channel, source_site = _strides(flat, range(4))
@@ -831,8 +831,8 @@ def layer_forward(
     "Iterated sum of the values v_k = A_k x + b_k"
     (B, C, *spatial), O = x.shape, weight.shape[1]
     x = _dense(x)
-    y = x.new_empty(B, *spatial, O).movedim(-1, 1) if _is_channels_last(x) else x.new_empty(B, O, *spatial)
-    record = torch.empty(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.uint16)
+    y = in_huge_pages(x.new_empty(B, *spatial, O).movedim(-1, 1) if _is_channels_last(x) else x.new_empty(B, O, *spatial))
+    record = torch.empty(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.int16)
     if y.numel():
         work = TreeWork(B, O, spatial, x.dtype, discount, parents, directions, semiring, activation, strict)
         _layer_run(work, x, weight, bias, record, y.flatten(2))
@@ -845,7 +845,7 @@ def layer_backward(
     "Gradient of `layer_forward`"
     (B, C, *spatial), (n, O) = x.shape, weight.shape[:2]
     x, dy = _dense(x), _by_sites(dy, 2)
-    dx, work = torch.empty_like(x), TreeWork(B, O, spatial, x.dtype, discount, parents, directions, semiring, activation, strict, True, needs_discount)
+    dx, work = in_huge_pages(torch.empty_like(x)), TreeWork(B, O, spatial, x.dtype, discount, parents, directions, semiring, activation, strict, True, needs_discount)
     if dy.numel() == 0: dx.zero_(); gradient, bias_gradient = x.new_zeros(1, work.blocks*n*LANES, C), x.new_zeros(1, work.blocks*n*LANES)
     else: gradient, bias_gradient = _layer_run(work, x, weight, bias, record, dy, dx)
     return (dx, _from_weight_rows(gradient, n, O), None if bias is None else _from_weight_rows(bias_gradient, n, O),
