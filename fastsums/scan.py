@@ -19,8 +19,9 @@ from .semiring import Semiring, as_semiring
 from .tree import Direction
 
 # %% ../nbs/02_scan.ipynb #7f8eeede
-def _weak_scan(x, direction, semiring, discount, one_pass):
+def _weak_scan(x, direction, semiring, discount, one_pass=None):
     "Scan over closed cones: one prefix ⊕ for each axis on which the direction moves"
+    one_pass = one_pass or _reference_pass
     for axis in direction.axes: x = one_pass(x, axis - direction.ndim, semiring, discount, direction[axis] > 0)
     return x
 
@@ -32,7 +33,7 @@ def _reference_pass(x, dim, semiring, discount, reverse):
     return y.flip(dim) if reverse else y
 
 # %% ../nbs/02_scan.ipynb #420d0ed4
-def _strict_scan(x, direction, semiring, discount, one_pass):
+def _strict_scan(x, direction, semiring, discount, one_pass=None):
     "Scan over strict cones: the weak scan of the neighbour one step along the direction"
     padding = []
     for axis in direction.axes:

@@ -73,7 +73,7 @@ def tree_table(
     parents:tuple,     # for each tree (one, or one a channel) the parents of the vertices 1, ..., n-1
     directions:tuple,  # for each tree the directions of the edges into them
     num_channels:int,  # O
-)->tuple[Tensor, int, Tensor]: # masks (int64), the largest number of passes of an edge, axes moved along (trees, edges)
+)->tuple[np.ndarray, int, np.ndarray]: # masks (int64), the largest number of passes of an edge, axes moved along (trees, edges)
     "The masks of the lanes that make each pass, then of those that have each parent"
     blocks, edges = -(-num_channels//LANES), len(parents[0])
     passes, ups = np.zeros((blocks, edges, 3, 2), np.int64), np.zeros((blocks, edges, edges + 1), np.int64)
@@ -83,8 +83,8 @@ def tree_table(
             ups[block, edge, parent] |= lane
             for axis, step in enumerate(direction, 3 - len(direction)):
                 if step: passes[block, edge, axis, int(step > 0)] |= lane
-    moves = torch.tensor([[sum(map(abs, direction)) for direction in tree] for tree in directions])
-    return torch.from_numpy(np.concatenate([passes.ravel(), ups.ravel()])), int((passes != 0).sum((2, 3)).max(initial=1)), moves
+    moves = np.array([[sum(map(abs, direction)) for direction in tree] for tree in directions], np.int64)
+    return np.concatenate([passes.ravel(), ups.ravel()]), int((passes != 0).sum((2, 3)).max(initial=1)), moves
 
 @inlined
 def pass_lanes(p, u, k, axis, sense):
@@ -684,7 +684,7 @@ class TreeWork:
         self.total = torch.zeros(totals, self.length, dtype=self.real)
         self.block = np.zeros(NUM_FIELDS, np.int64)
         self.set(adjoints=adjoints, spare=spare, shares=shares, piece=self.piece, discount=self.discount.data_ptr(),
-                 discount_sample=self.blocks*(self.discount.shape[0] > 1), factor=self.factor.data_ptr(), table=self.table.data_ptr(), total=self.total.data_ptr(),
+                 discount_sample=self.blocks*(self.discount.shape[0] > 1), factor=self.factor.data_ptr(), table=self.table.ctypes.data, total=self.total.data_ptr(),
                  n=self.n, D=D, H=H, W=W, O=num_channels, kind=self.kind, times=self.times, sign=self.sign, activation=ACTIVATION_NUMBERS[activation],
                  strict=self.strict, passes=self.passes, length=self.length, all_blocks=self.blocks, backward=backward, needs_discount=needs_discount,
                  itemsize=self.real.itemsize, samples=num_samples)
@@ -704,7 +704,7 @@ class TreeWork:
             limit = torch.finfo(self.real).max
             discount = (self.sign*discount.double()).clamp(-limit, limit).to(self.real)
         if not self.strict: return _in_lanes(discount), discount
-        self.strict, each = 2, discount[..., None]                                              # (1 or B, O, 1) with (1 or O, edges)
+        self.strict, each, moves = 2, discount[..., None], torch.from_numpy(moves)                                              # (1 or B, O, 1) with (1 or O, edges)
         power, slope = (each**moves, moves*each**(moves - 1)) if sums else (each*moves, moves + 0*each)
         both = _in_lanes(torch.stack([power, slope.to(power.dtype)], -1).permute(0, 2, 3, 1))   # (1 or B, edges, 2, blocks, ...)
         return _in_lanes(discount), both.movedim(3, 1).contiguous()

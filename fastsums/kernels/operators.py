@@ -56,8 +56,9 @@ def second_derivative(
 )->list:                   # gradients of dy and of the arguments, None where there is none
     "Gradient of the backward pass of `reference`"
     with torch.enable_grad():
-        leaves = [None if t is None else t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
-        dy = dy if dy.requires_grad else dy.detach().requires_grad_()
+        # views, since one argument may have been computed from another: its own gradient must not take that path
+        leaves = [None if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        dy = dy.view_as(dy) if dy.requires_grad else dy.detach().requires_grad_()
         wanted = [(leaf, g) for leaf, g in zip(leaves, outer) if leaf is not None and g is not None and g.numel() == leaf.numel()]
         y = reference(*leaves)
         grads = torch.autograd.grad(y, [leaf for leaf, _ in wanted], dy, create_graph=True, allow_unused=True)
@@ -321,8 +322,15 @@ def _common_reason(backend, x, semiring):
     if backend not in ("cpu", "triton"): return f"there is no backend {backend!r}"
     if not x.is_floating_point() and not x.is_complex(): return f"it has no kernel for {x.dtype}"
     if as_semiring(semiring.name if semiring.name in _NAMES else "real") != semiring: return f"it does not know the semiring {semiring.name!r}"
-    if torch.autograd.forward_ad._current_level >= 0: return "it has no forward-mode derivative"
+    if torch.autograd.forward_ad._current_level >= 0 or not torch.compiler.is_compiling() and _in_function_transform():
+        return "an operator has no forward-mode derivative and can't be differentiated by torch.func"
     return ""
+
+def _in_function_transform():
+    "Whether torch.func.grad or jvp is at work, which operators with a registered gradient don't support"
+    functorch = torch._C._functorch
+    levels = functorch.get_interpreter_stack() or []
+    return any(level.key() in (functorch.TransformType.Grad, functorch.TransformType.Jvp) for level in levels)
 
 _NAMES = tuple(cpu_tree.ARITHMETIC)
 
