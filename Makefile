@@ -1,6 +1,7 @@
 # Two commands do everything from a fresh clone: `make reproduce` and `make test`. `make help` lists the others.
 PYTHON  ?= python3
 PROFILE ?= smoke
+DEVICE  ?= cpu
 ARGS    ?=
 
 VENV  := .venv
@@ -18,6 +19,7 @@ help: ## show this list
 	@echo
 	@echo '  PYTHON=python3.12   the interpreter that .venv is made with (3.11 or newer; default python3)'
 	@echo '  PROFILE=small       what `make reproduce` runs: smoke (default), small or paper'
+	@echo '  DEVICE=cuda         what `make bench` measures: cpu (default) or cuda'
 	@echo '  ARGS="..."          handed on, as in: make reproduce ARGS="--table fis_resnet"   make test ARGS="--fast"'
 
 setup: $(STAMP) ## make .venv with everything in it (a few minutes and 6.5 GB the first time, then instant)
@@ -40,9 +42,8 @@ reproduce: setup ## regenerate every table and figure (PROFILE=smoke|small|paper
 test: setup ## the whole test suite: notebooks, README, imports, conformance
 	TRITON_INTERPRET=1 $(BIN)/python .ci/suite.py $(ARGS)
 
-bench: setup ## benchmark the kernels on this machine
-	@test -f kernels/bench.py || { echo 'There is no benchmark yet: kernels/ holds no programs. Nothing was measured.'; exit 1; }
-	$(BIN)/python kernels/bench.py $(ARGS)
+bench: setup ## benchmark the kernels on this machine (DEVICE=cuda: on its GPU)
+	$(BIN)/python kernels/bench.py --device $(DEVICE) $(ARGS)
 
 # quarto would write its own README.md when index.ipynb is newer; ours comes from .ci/book.py.
 docs: setup ## render the notebooks as a book into _docs/ (with quarto if it is installed)

@@ -25,8 +25,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "fastsums"
 GOLDEN = {"fis": NBS / "data" / "golden" / "fis"}  # system -> folder of golden files
+BACKENDS = ("torch", "cpu", "triton")  # of the golden files
 PUBLIC_NAMES = "Semiring, Direction, CornerTree, scan, iterated_sum, FISLayer, FISLayerFixedTree, FISLayerRandomTrees"
-HEAVY = ["fastai", "triton", "torchvision"]  # what `import fastsums` must not load
+HEAVY = ["fastai", "triton", "torchvision", "numba"]  # what `import fastsums` must not load
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|var/tmp)/[\w.]")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -286,12 +287,21 @@ def check_import() -> str:
     return f"import takes {output.splitlines()[-1]}"
 
 
+def check_compiled() -> str:
+    "GPU kernels compile ahead of time for their targets, without register spills"
+    status, output = run([sys.executable, ROOT / "kernels" / "compile.py", "--quick", "--check"], ROOT, 600)
+    if status:
+        raise Wrong(output)
+    return output.splitlines()[-1][:80] if output else ""
+
+
 CHECKS = {
     "package and notebooks in step": check_in_step,
     "notebooks clean": check_clean,
     "notebooks whole": check_outputs,
     "README.md up to date": check_readme,
     "import light": check_import,
+    "GPU kernels compile": check_compiled,
 }
 
 
@@ -306,14 +316,23 @@ def single_check(name: str) -> Result:
         return Result(name, 0, 1, time.time() - start, "", traceback.format_exc())
 
 
-def conformance(system: str, folder: Path) -> Result:
-    "`fastsums_conformance` on one system's golden files, each file or row counted"
-    start, name = time.time(), f"conformance: {system}"
+def conformance(system: str, folder: Path, backend: str) -> Result:
+    "`fastsums_conformance` on one system's golden files with one backend, each file or row counted"
+    start, name = time.time(), f"conformance: {system}, {backend}"
+    if backend == "triton":  # in the interpreter whole networks take too long
+        with tempfile.TemporaryDirectory() as part:
+            for path in folder.glob("layer_*.npz"):
+                shutil.copy(path, part)
+            return _conformance(system, Path(part), backend, name, start)
+    return _conformance(system, folder, backend, name, start)
+
+
+def _conformance(system: str, folder: Path, backend: str, name: str, start: float) -> Result:
     files = [p for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
     command = Path(sys.executable).parent / "fastsums_conformance"
     if not files or not command.exists():
         return Result(name, 0, 1, 0, "", f"no golden files in {folder}" if not files else f"{command} is not installed: make setup")
-    status, output = run([command, folder, "--system", system], ROOT)
+    status, output = run([command, folder, "--system", system, "--backend", backend], ROOT)
     last = output.splitlines()[-1] if output else ""
     counts = re.fullmatch(r"(\d+) passed, (\d+) failed, (\d+) not built", last)
     passed, failed, not_built = map(int, counts.groups()) if counts else (0, 1, 0)
@@ -387,10 +406,10 @@ def main() -> int:
         heading(f"Notebooks with their slow cells ({len(slow)})")
         results += test_notebooks(slow, forced | {"slow"}, options.workers, options.timeout)
 
-    systems = {name: folder for name, folder in GOLDEN.items() if wanted(f"conformance: {name}")}
+    systems = [(name, backend) for name in GOLDEN for backend in BACKENDS if wanted(f"conformance: {name}, {backend}")]
     if systems:
         heading("Conformance")
-        results += [report(conformance(name, folder)) for name, folder in systems.items()]
+        results += [report(conformance(name, GOLDEN[name], backend)) for name, backend in systems]
 
     for result in results:
         if result.failed:

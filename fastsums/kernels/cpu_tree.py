@@ -749,7 +749,7 @@ def forward(
     "Iterated sum along corner trees"
     (B, n, O, *spatial), dtype = values.shape, HALVES.get(values.dtype, values.dtype)
     work, y = TreeWork(B, O, spatial, dtype, discount, parents, directions, semiring, activation, strict), in_huge_pages(torch.empty(B, O, *spatial, dtype=dtype))
-    record = torch.empty(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.int16)
+    record = torch.zeros(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.int16)
     if y.numel() == 0: return y.to(values.dtype), record
     flat, target = _by_sites(values.to(dtype), 3), y.flatten(2)
     source_sample, source_vertex, source_channel, source_site = _strides(flat, range(4))
@@ -832,7 +832,7 @@ def layer_forward(
     (B, C, *spatial), O = x.shape, weight.shape[1]
     x = _dense(x)
     y = in_huge_pages(x.new_empty(B, *spatial, O).movedim(-1, 1) if _is_channels_last(x) else x.new_empty(B, O, *spatial))
-    record = torch.empty(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.int16)
+    record = torch.zeros(record_shape(B, O, spatial, parents, directions, semiring, activation), dtype=torch.int16)
     if y.numel():
         work = TreeWork(B, O, spatial, x.dtype, discount, parents, directions, semiring, activation, strict)
         _layer_run(work, x, weight, bias, record, y.flatten(2))

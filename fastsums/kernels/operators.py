@@ -32,7 +32,7 @@ def _kernels(backend, what):
 
 def _forest(parents, directions, num_vertices, ndim):
     "Trees as tuples from flat lists of integers: the parents of vertices 1, ..., n-1 and the directions, tree after tree"
-    return _unflatten(tuple(parents), tuple(directions), num_vertices - 1, ndim)
+    return _unflatten(tuple(map(int, parents)), tuple(map(int, directions)), int(num_vertices) - 1, ndim)     # int: symbolic in a compiled graph
 
 @functools.lru_cache(512)
 def _unflatten(parents, directions, edges, ndim):
@@ -95,6 +95,7 @@ def _(values, discount, parents, directions, semiring, activation, strict, backe
 
 def _empty_record(values, num_channels, parents, directions, semiring, activation, backend, num_vertices=None):
     "A record without values; `values`: (B, n, O, *spatial), or with `num_vertices` the input of a layer (B, C, *spatial)"
+    num_channels = int(num_channels)       # as above; batch and sites may stay symbolic
     spatial = values.shape[3:] if num_vertices is None else values.shape[2:]
     n = values.shape[1] if num_vertices is None else num_vertices
     forest = _forest(parents, directions, n, len(spatial))
