@@ -15,7 +15,7 @@ __all__ = ['SUM', 'MAX', 'LOG', 'COMPLEX', 'PIECE', 'AHEAD', 'ACTIVATION_NUMBERS
            'find_children', 'times', 'times_children', 'complex_times', 'complex_times_children', 'fill', 'activate',
            'times_slope', 'negate', 'neighbour', 'outer_passes', 'carry', 'run', 'run_both', 'begin_row', 'scan_edge',
            'shift', 'set_border', 'unfactor', 'load_sites', 'store_sites', 'forward_unit', 'split_real',
-           'split_complex', 'split', 'carry_adjoint', 'run_adjoint', 'run_both_adjoint', 'scan_edge_adjoint',
+           'split_complex', 'split', 'carry_adjoint', 'run_adjoint', 'run_both_adjoint', 'scan_edge_adjoint', 'cross',
            'add_discount_gradient', 'backward_unit', 'work_function', 'supports', 'keeps_winners', 'record_shape',
            'TreeWork', 'forward', 'backward', 'layer_supports', 'layer_forward', 'layer_backward']
 
@@ -444,8 +444,8 @@ def run_both_adjoint(p, u, k, number, tile, row):
             run_adjoint(p, u, k, number, tile, row, 1 - j, lanes)
 
 @jit
-def scan_edge_adjoint(p, u, k):
-    "From the gradient of S_k that of σ(t_k), in place"
+def scan_edge_adjoint(p, u, k, crossing):
+    "From the gradient of S_k that of σ(t_k), in place; crossing: the only outer pass, of sums, comes first and adds the discount's gradient"
     rows, tile, outer = p.D*p.H, u.adjoints + (k - 1)*u.tile, outer_passes(p, u, k)
     if outer != 1:
         for row in range(rows): run_both_adjoint(p, u, k, outer, tile, row)
@@ -457,33 +457,43 @@ def scan_edge_adjoint(p, u, k):
         number -= 1
         for j in range(rows):
             row = j if sense else rows - 1 - j
-            if outer == 1 and neighbour(p, axis, row, 1 - sense) < 0: run_both_adjoint(p, u, k, 1, tile, row)
             before = neighbour(p, axis, row, sense)
+            if crossing:
+                if before >= 0:
+                    cross(p, u, tile, u.scans + (k - 1)*u.tile, row, before, lanes)
+                    carry_adjoint(p, u, k, number, tile, row, before, lanes)
+                run_both_adjoint(p, u, k, 1, tile, row)
+                continue
+            if outer == 1 and neighbour(p, axis, row, 1 - sense) < 0: run_both_adjoint(p, u, k, 1, tile, row)
             if before < 0: continue
             if outer == 1: run_both_adjoint(p, u, k, 1, tile, before)
             carry_adjoint(p, u, k, number, tile, row, before, lanes)
     if p.strict: shift(p, u, k, tile, True)
 
+@inlined
+def cross(p, u, adjoint, scans, row, before, lanes):
+    "total += ⟨a row of the adjoint, the row before of the scans⟩"
+    row, before = adjoint + row*p.W*p.length, scans + before*p.W*p.length
+    if p.kind == SUM: cross_sum(p.work, row, p.work, before, p.W, lanes, u.total)
+    else: cross_complex(p.work, row, p.work, before, p.W, lanes, u.total)
+
 @jit
-def add_discount_gradient(p, u, k):
-    "total += Σ over the passes of sums ⟨adjoint of this pass alone, the neighbour's scan⟩"
+def add_discount_gradient(p, u, k, crossing):
+    "total += Σ over the passes of sums ⟨adjoint of this pass alone, the neighbour's scan⟩; crossing: the outer one is left to `scan_edge_adjoint`"
     g, s, rows, row_length = u.adjoints + (k - 1)*u.tile, u.scans + (k - 1)*u.tile, p.D*p.H, p.W*p.length
     for axis in range(2):
         for sense in range(2):
             lanes = pass_lanes(p, u, k, axis, sense)
-            if not lanes: continue
+            if not lanes or crossing: continue
             for i in range(0, u.tile, 16): store(p.work, u.spare + i, load(p.work, g + i))
             for j in range(rows):
                 row = j if sense else rows - 1 - j
                 before = neighbour(p, axis, row, sense)
                 if before < 0: continue
                 here, there = u.spare + row*row_length, u.spare + before*row_length
-                if p.kind == SUM:
-                    cross_sum(p.work, here, p.work, s + before*row_length, p.W, lanes, u.total)
-                    carry_sum(p.work, there, here, p.W, u.discount, lanes)
-                else:
-                    cross_complex(p.work, here, p.work, s + before*row_length, p.W, lanes, u.total)
-                    carry_complex(p.work, there, here, p.W, u.discount, lanes, True)
+                cross(p, u, u.spare, s, row, before, lanes)
+                if p.kind == SUM: carry_sum(p.work, there, here, p.W, u.discount, lanes)
+                else: carry_complex(p.work, there, here, p.W, u.discount, lanes, True)
     for sense in range(2):
         lanes = pass_lanes(p, u, k, 2, sense)
         if not lanes: continue
@@ -502,8 +512,10 @@ def backward_unit(p, u, recompute, needs_discount):
         if k:
             if p.strict: set_border(p, u, k, u.adjoints + (k - 1)*u.tile, 0.)
             if p.strict == 2: unfactor(p, u, k)
-            if needs_discount and (p.kind == SUM or p.kind == COMPLEX): add_discount_gradient(p, u, k)
-            scan_edge_adjoint(p, u, k)
+            sums = needs_discount and (p.kind == SUM or p.kind == COMPLEX)
+            crossing = sums and outer_passes(p, u, k) == 1
+            if sums: add_discount_gradient(p, u, k, crossing)
+            scan_edge_adjoint(p, u, k, crossing)
         for site in range(0, u.sites, PIECE): split(p, u, k, site, min(PIECE, u.sites - site))
 
 # %% ../../nbs/kernels/02_cpu_tree.ipynb #c2d30017

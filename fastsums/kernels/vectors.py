@@ -13,6 +13,8 @@ import ctypes
 import functools
 import mmap
 import os
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -210,10 +212,15 @@ inlined = functools.partial(njit, _nrt=False, forceinline=True)
 def compiled(
     function, # takes a C pointer; calls nothing but compiled functions
 ):            # with `.address` and, callable from Python, `.ctypes`
-    "A C function of a Python function, from the cache on disk if it is there"
-    signature = types.void(types.voidptr)
+    "A C function of a Python function, from the cache on disk if it is there; says so if it takes long"
+    signature, patience = types.void(types.voidptr), threading.Timer(3., _say_compiling)
+    patience.daemon = True
+    patience.start()
     try: return cfunc(signature, cache=True, _nrt=False)(function)
-    except (RuntimeError, OSError): return cfunc(signature, _nrt=False)(function)
+    except (RuntimeError, OSError): return cfunc(signature, _nrt=False)(function)       # nowhere to write
+    finally: patience.cancel()
+
+def _say_compiling(): print("fastsums: compiling a CPU kernel, which takes up to a minute and happens once", file=sys.stderr, flush=True)
 
 @functools.cache
 def _torch_library():
