@@ -25,8 +25,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads (default: what PyTorch and numba choose)")
     parser.add_argument("--compile", choices=("none", "first", "all"), default="first", dest="compiled",
                         help="sizes at which the composition is also measured under torch.compile (default first)")
-    parser.add_argument("--allocator", choices=("keep", "system"), default="keep",
-                        help="CPU: whether freed memory is kept for the next call, for all contenders alike (default keep), or as the C library likes")
+    parser.add_argument("--allocator", choices=("keep", "system"), default="system",
+                        help="CPU: whether memory is returned as the C library likes (default system), or kept for the next call, for all contenders alike")
     options = parser.parse_args(arguments)
     if options.runs < 1: parser.error("--runs: at least 1")
     if options.threads is not None and options.threads < 1: parser.error("--threads: at least 1")

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['wins_maximum', 'wins_minimum', 'larger', 'smaller', 'real_parts', 'imaginary_parts', 'SUM', 'COMPLEX_SUM', 'MAX',
-           'MIN', 'LOG', 'NO_DISCOUNT', 'CONSTANT', 'PER_STEP', 'VECTORS', 'NUMBERS', 'UNIT', 'THREAD', 'UNITS', 'X',
-           'A', 'Y', 'DY', 'DX', 'DA', 'TOTALS', 'SCRATCH', 'SCRATCH_BYTES', 'T', 'INNER', 'OUTER', 'CHUNK', 'CHUNKS',
-           'GROUPS', 'STEPS', 'REVERSE', 'TILES', 'KINDS', 'COMPUTED_IN', 'SMALL', 'nothing', 'convert', 'finite',
-           'conjugate', 'complex_mul', 'exp_negative', 'log1p_unit', 'read', 'write', 'tile_steps', 'work_function',
-           'column_chunk', 'supports', 'forward', 'backward']
+           'MIN', 'LOG', 'NO_DISCOUNT', 'CONSTANT', 'PER_STEP', 'VECTORS', 'NUMBERS', 'P_UNIT', 'P_THREAD', 'P_UNITS',
+           'P_X', 'P_A', 'P_Y', 'P_DY', 'P_DX', 'P_DA', 'P_TOTALS', 'P_SCRATCH', 'P_SCRATCH_BYTES', 'P_T', 'P_INNER',
+           'P_OUTER', 'P_CHUNK', 'P_CHUNKS', 'P_GROUPS', 'P_STEPS', 'P_REVERSE', 'TILES', 'KINDS', 'COMPUTED_IN',
+           'SMALL', 'nothing', 'convert', 'finite', 'conjugate', 'complex_mul', 'exp_negative', 'log1p_unit', 'read',
+           'write', 'add_apart', 'tile_steps', 'work_function', 'column_chunk', 'supports', 'forward', 'backward']
 
 # %% ../../nbs/kernels/03_cpu_scan.ipynb #c3a00004
 import functools
+import inspect
+import zlib
 
 import numpy as np
 import torch
@@ -20,8 +22,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from .vectors import (LANES, MASK, Vector, add, array_at, as_address, compiled, inlined, jit, load, mul, num_threads, run_work, select,
-                                      store, sub, take_number, transpose, _pointer)
+from .vectors import (LANES, MASK, Vector, _pointer, add, array_at, as_address, compiled, inlined, jit, mul, num_threads, run_work, select,
+                                      sub, take_number, transpose)
 
 # %% ../../nbs/kernels/03_cpu_scan.ipynb #c3a0000a
 def _like(kind, element):
@@ -132,7 +134,7 @@ def exp_negative(typingctx, vector):
     "exp of numbers that are not positive; 0 below the smallest normal number and for NaN"
     bits, lowest = (23, -87.) if _number(vector) == types.float32 else (52, -708.)
     high = float(np.float32(np.log(2)).view(np.uint32).__and__(np.uint32(0xfffff000)).view(np.float32))   # ln 2 in two pieces, n times the first is exact
-    low = float(np.log(2) - high)
+    low = float(np.log(2) - high) + 2.3190468138462996e-17      # what ln 2 has beyond double precision
     def codegen(context, builder, signature, args):
         kind, integers = _type(vector), _like(vector, ir.IntType(_number(vector).bitwidth))
         contract = ("contract",)
@@ -267,10 +269,15 @@ def _forward_block(kind, discount, how, x, a, y, at, step, weights, carry, vecto
                 write(carry, v*lanes, _forward_step(kind, discount, how, x, a, y, at + t*step + min(v*lanes, last), weights, read(carry, v*lanes, how)))
 
 # %% ../../nbs/kernels/03_cpu_scan.ipynb #c3a00026
+@intrinsic
+def add_apart(typingctx, a, b):
+    "a + b, never fused with the product that one of them may be: here the compiler could choose, one way for vectors and another for numbers"
+    return a(a, b), lambda context, builder, signature, args: builder.fadd(*args)
+
 @inlined
 def _backward_step(kind, discount, how, dy, x, y, a, dx, da, i, before, weights, carry, passed):
     "At place i, with y_{t-1} at place `before`: writes dx and da, gives what is passed on and da"
-    g, weight = add(convert(read(dy, i, how), carry), passed), read(weights, 0, how)
+    g, weight = add_apart(convert(read(dy, i, how), carry), passed), read(weights, 0, how)
     if discount: weight = _weight(discount, how, weights, a, i)
     kept, passed, d = _split(kind, discount, carry, g, convert(read(x, i, how), weights), convert(read(y, before, how), weights), weight)
     write(dx, i, convert(kept, dx))
@@ -298,7 +305,7 @@ def _backward_block(kind, discount, how, dy, x, y, a, dx, da, at, step, y_at, y_
     if fresh:
         for v in range(vectors):
             i = at + min(v*lanes, last)
-            g = add(convert(read(dy, i, how), carry), read(carry, v*lanes, how))
+            g = add_apart(convert(read(dy, i, how), carry), read(carry, v*lanes, how))
             write(dx, i, convert(g, dx))
             if discount == PER_STEP: write(da, i, convert(nothing(g), da))
 
@@ -330,18 +337,19 @@ def tile_steps(
     return max(LANES, 128//inner//LANES*LANES)
 
 # %% ../../nbs/kernels/03_cpu_scan.ipynb #c3a0001d
-(UNIT, THREAD, UNITS, X, A, Y, DY, DX, DA, TOTALS, SCRATCH, SCRATCH_BYTES, T, INNER, OUTER, CHUNK, CHUNKS, GROUPS, STEPS, REVERSE) = range(20)
+(P_UNIT, P_THREAD, P_UNITS, P_X, P_A, P_Y, P_DY, P_DX, P_DA, P_TOTALS, P_SCRATCH, P_SCRATCH_BYTES, P_T, P_INNER, P_OUTER,
+ P_CHUNK, P_CHUNKS, P_GROUPS, P_STEPS, P_REVERSE) = range(20)       # places in the block of parameters p
 TILES = 6
 
 @inlined
 def _piece(p, thread, k):
     "Address of a thread's discounts (k = 0), of what it carries (1), its totals (2)"
-    return p[SCRATCH] + thread*p[SCRATCH_BYTES] + (128 + (k - 1)*8*p[CHUNK]*LANES if k else 0)
+    return p[P_SCRATCH] + thread*p[P_SCRATCH_BYTES] + (128 + (k - 1)*8*p[P_CHUNK]*LANES if k else 0)
 
 @inlined
 def _tile(p, thread, k, size):
     "Address of a thread's k-th tile; each is one step longer than needed"
-    return _piece(p, thread, 3) + k*(p[STEPS] + 1)*p[INNER]*LANES*size
+    return _piece(p, thread, 3) + k*(p[P_STEPS] + 1)*p[P_INNER]*LANES*size
 
 @inlined
 def _clear(array, count):
@@ -356,33 +364,33 @@ def _load_weights(kind, a, o, weights):
 def _columns_forward(kind, discount, how, p, o, first, thread, dtype, state):
     "Columns of one outer index, from the first one on"
     lanes = LANES if how is VECTORS else 1
-    x, a, y = array_at(p[X], dtype), array_at(p[A], dtype), array_at(p[Y], dtype)
+    x, a, y = array_at(p[P_X], dtype), array_at(p[P_A], dtype), array_at(p[P_Y], dtype)
     weights, carry = array_at(_piece(p, thread, 0), state), array_at(_piece(p, thread, 1), state)
     if discount == CONSTANT: _load_weights(kind, a, o, weights)
-    vectors, last = min(p[CHUNK], (p[INNER] - first + lanes - 1)//lanes), p[INNER] - lanes - first
-    at, step = o*p[T]*p[INNER] + first, p[INNER]
-    if p[REVERSE]: at, step = at + (p[T] - 1)*step, -step
-    _forward_block(kind, discount, how, x, a, y, at, step, weights, carry, vectors, last, p[T], True)
+    vectors, last = min(p[P_CHUNK], (p[P_INNER] - first + lanes - 1)//lanes), p[P_INNER] - lanes - first
+    at, step = o*p[P_T]*p[P_INNER] + first, p[P_INNER]
+    if p[P_REVERSE]: at, step = at + (p[P_T] - 1)*step, -step
+    _forward_block(kind, discount, how, x, a, y, at, step, weights, carry, vectors, last, p[P_T], True)
 
 @inlined
 def _rows_forward(kind, discount, p, first, thread, dtype, state, size):
     "Sixteen rows from the first one on, or as many as there are, tile by tile"
-    width, row = p[INNER], p[T]*p[INNER]
-    rows = min(LANES, p[OUTER] - first)
-    x, a, y = array_at(p[X], dtype), array_at(p[A], dtype), array_at(p[Y], dtype)
+    width, row = p[P_INNER], p[P_T]*p[P_INNER]
+    rows = min(LANES, p[P_OUTER] - first)
+    x, a, y = array_at(p[P_X], dtype), array_at(p[P_A], dtype), array_at(p[P_Y], dtype)
     weights, carry = array_at(_piece(p, thread, 0), state), array_at(_piece(p, thread, 1), state)
     x_tile, a_tile = array_at(_tile(p, thread, 0, size), dtype), array_at(_tile(p, thread, 1, size), dtype)
     y_tile = array_at(_tile(p, thread, 2, size), dtype)
-    if rows < LANES: _clear(x_tile, 3*(p[STEPS] + 1)*width*LANES)
+    if rows < LANES: _clear(x_tile, 3*(p[P_STEPS] + 1)*width*LANES)
     if discount == CONSTANT:
         for r in range(LANES): weights[r] = a[first + r] if r < rows else 0
-    for s in range(0, p[T], p[STEPS]):
-        steps = min(p[STEPS], p[T] - s)
-        at = first*row + (p[T] - s - steps if p[REVERSE] else s)*width
+    for s in range(0, p[P_T], p[P_STEPS]):
+        steps = min(p[P_STEPS], p[P_T] - s)
+        at = first*row + (p[P_T] - s - steps if p[P_REVERSE] else s)*width
         _load_tile(x, at, row, rows, steps*width, x_tile, 0)
         if discount == PER_STEP: _load_tile(a, at, row, rows, steps*width, a_tile, 0)
         begin, step = 0, width*LANES
-        if p[REVERSE]: begin, step = (steps - 1)*step, -step
+        if p[P_REVERSE]: begin, step = (steps - 1)*step, -step
         _forward_block(kind, discount, VECTORS, x_tile, a_tile, y_tile, begin, step, weights, carry, width, width*LANES, steps, s == 0)
         _store_tile(y_tile, y, at, row, rows, steps*width)
 
@@ -391,16 +399,16 @@ def _rows_forward(kind, discount, p, first, thread, dtype, state, size):
 def _columns_backward(kind, discount, how, p, o, first, unit, thread, dtype, state):
     "Columns of one outer index, from the first one on"
     lanes = LANES if how is VECTORS else 1
-    x, a, y, dy, dx, da = array_at(p[X], dtype), array_at(p[A], dtype), array_at(p[Y], dtype), array_at(p[DY], dtype), array_at(p[DX], dtype), array_at(p[DA], dtype)
+    x, a, y, dy, dx, da = array_at(p[P_X], dtype), array_at(p[P_A], dtype), array_at(p[P_Y], dtype), array_at(p[P_DY], dtype), array_at(p[P_DX], dtype), array_at(p[P_DA], dtype)
     weights, carry, total = array_at(_piece(p, thread, 0), state), array_at(_piece(p, thread, 1), np.float64), array_at(_piece(p, thread, 2), np.float64)
     if discount == CONSTANT: _load_weights(kind, a, o, weights)
-    vectors, last = min(p[CHUNK], (p[INNER] - first + lanes - 1)//lanes), p[INNER] - lanes - first
+    vectors, last = min(p[P_CHUNK], (p[P_INNER] - first + lanes - 1)//lanes), p[P_INNER] - lanes - first
     _clear(carry, vectors*lanes); _clear(total, vectors*lanes)
-    at, step = o*p[T]*p[INNER] + first, p[INNER]
-    if p[REVERSE]: at, step = at + (p[T] - 1)*step, -step
-    _backward_block(kind, discount, how, dy, x, y, a, dx, da, at, step, at - step, step, weights, carry, total, vectors, last, p[T], True)
+    at, step = o*p[P_T]*p[P_INNER] + first, p[P_INNER]
+    if p[P_REVERSE]: at, step = at + (p[P_T] - 1)*step, -step
+    _backward_block(kind, discount, how, dy, x, y, a, dx, da, at, step, at - step, step, weights, carry, total, vectors, last, p[P_T], True)
     if discount == CONSTANT:
-        totals, real, imaginary = array_at(p[TOTALS], np.float64), 0., 0.
+        totals, real, imaginary = array_at(p[P_TOTALS], np.float64), 0., 0.
         for v in range(vectors):
             for i in range(max(0, v*lanes - last), lanes):     # the last vector overlaps
                 if kind == COMPLEX_SUM and i & 1: imaginary += total[v*lanes + i]
@@ -411,57 +419,65 @@ def _columns_backward(kind, discount, how, p, o, first, unit, thread, dtype, sta
 @inlined
 def _rows_backward(kind, discount, p, first, thread, dtype, state, size):
     "Sixteen rows from the first one on, or as many as there are, tile by tile"
-    width, row = p[INNER], p[T]*p[INNER]
-    rows = min(LANES, p[OUTER] - first)
-    x, a, y, dy, dx, da = array_at(p[X], dtype), array_at(p[A], dtype), array_at(p[Y], dtype), array_at(p[DY], dtype), array_at(p[DX], dtype), array_at(p[DA], dtype)
+    width, row = p[P_INNER], p[P_T]*p[P_INNER]
+    rows = min(LANES, p[P_OUTER] - first)
+    x, a, y, dy, dx, da = array_at(p[P_X], dtype), array_at(p[P_A], dtype), array_at(p[P_Y], dtype), array_at(p[P_DY], dtype), array_at(p[P_DX], dtype), array_at(p[P_DA], dtype)
     weights, carry, total = array_at(_piece(p, thread, 0), state), array_at(_piece(p, thread, 1), np.float64), array_at(_piece(p, thread, 2), np.float64)
     x_tile, a_tile = array_at(_tile(p, thread, 0, size), dtype), array_at(_tile(p, thread, 1, size), dtype)
     y_tile = array_at(_tile(p, thread, 2, size), dtype)
     dy_tile, dx_tile = array_at(_tile(p, thread, 3, size), dtype), array_at(_tile(p, thread, 4, size), dtype)
     da_tile = array_at(_tile(p, thread, 5, size), dtype)
-    if rows < LANES: _clear(x_tile, TILES*(p[STEPS] + 1)*width*LANES)
+    if rows < LANES: _clear(x_tile, TILES*(p[P_STEPS] + 1)*width*LANES)
     if discount == CONSTANT:
         for r in range(LANES): weights[r] = a[first + r] if r < rows else 0
     _clear(carry, width*LANES); _clear(total, width*LANES)
-    for s in range((p[T] - 1)//p[STEPS]*p[STEPS], -1, -p[STEPS]):
-        steps, begin, step, before = min(p[STEPS], p[T] - s), 0, width*LANES, 0
-        at, count, fresh = first*row + (p[T] - s - steps if p[REVERSE] else s)*width, steps*width, s == 0
+    for s in range((p[P_T] - 1)//p[P_STEPS]*p[P_STEPS], -1, -p[P_STEPS]):
+        steps, begin, step, before = min(p[P_STEPS], p[P_T] - s), 0, width*LANES, 0
+        at, count, fresh = first*row + (p[P_T] - s - steps if p[P_REVERSE] else s)*width, steps*width, s == 0
         _load_tile(dy, at, row, rows, count, dy_tile, 0)
         if kind >= MAX: _load_tile(x, at, row, rows, count, x_tile, 0)
         if discount == PER_STEP: _load_tile(a, at, row, rows, count, a_tile, 0)
         if kind >= MAX or discount:
             earlier = 0 if fresh else width
-            if p[REVERSE]: _load_tile(y, at, row, rows, count + earlier, y_tile, 0)
+            if p[P_REVERSE]: _load_tile(y, at, row, rows, count + earlier, y_tile, 0)
             else: _load_tile(y, at - earlier, row, rows, count + earlier, y_tile, (width - earlier)*LANES)
-        if p[REVERSE]: begin, before, step = (steps - 1)*step, steps*step, -step
+        if p[P_REVERSE]: begin, before, step = (steps - 1)*step, steps*step, -step
         _backward_block(kind, discount, VECTORS, dy_tile, x_tile, y_tile, a_tile, dx_tile, da_tile, begin, step, before, step, weights, carry, total, width,
                         width*LANES, steps, fresh)
         _store_tile(dx_tile, dx, at, row, rows, count)
         if discount == PER_STEP: _store_tile(da_tile, da, at, row, rows, count)
     if discount == CONSTANT:
-        totals = array_at(p[TOTALS], np.float64)
+        totals = array_at(p[P_TOTALS], np.float64)
         for r in range(rows):
             totals[first + r] = 0
             for v in range(width): totals[first + r] += total[v*LANES + r]
 
 # %% ../../nbs/kernels/03_cpu_scan.ipynb #c3a00021
-def _work(kind, discount, dtype, state, size, backward):
+@functools.cache
+def _fingerprint():
+    "A number that changes when the code of the kernels does"
+    functions = [getattr(f, "py_func", None) or getattr(f, "_defn", None) for f in list(globals().values())]
+    try: return zlib.crc32("".join(inspect.getsource(f) for f in functions if inspect.isfunction(f)).encode())
+    except OSError: return 0       # a package without its sources does not change
+
+def _work(kind, discount, dtype, state, size, backward, fingerprint):
     "The Python function to compile"
     def work(pointer):
+        version = fingerprint
         p = array_at(as_address(pointer), np.int64)
-        thread = take_number(p, THREAD)
+        thread = take_number(p, P_THREAD)
         while True:
-            unit = take_number(p, UNIT)
-            if unit >= p[UNITS]: break
-            row = unit*LANES if unit < p[GROUPS] else p[GROUPS]*LANES + unit - p[GROUPS]
-            column = unit % p[CHUNKS]*p[CHUNK]*LANES
+            unit = take_number(p, P_UNIT)
+            if unit >= p[P_UNITS]: break
+            row = unit*LANES if unit < p[P_GROUPS] else p[P_GROUPS]*LANES + unit - p[P_GROUPS]
+            column = unit % p[P_CHUNKS]*p[P_CHUNK]*LANES
             if backward:
-                if p[INNER] >= LANES: _columns_backward(kind, discount, VECTORS, p, unit//p[CHUNKS], column, unit, thread, dtype, state)
-                elif unit < p[GROUPS]: _rows_backward(kind, discount, p, row, thread, dtype, state, size)
+                if p[P_INNER] >= LANES: _columns_backward(kind, discount, VECTORS, p, unit//p[P_CHUNKS], column, unit, thread, dtype, state)
+                elif unit < p[P_GROUPS]: _rows_backward(kind, discount, p, row, thread, dtype, state, size)
                 else: _columns_backward(kind, discount, NUMBERS, p, row, 0, row, thread, dtype, state)
             else:
-                if p[INNER] >= LANES: _columns_forward(kind, discount, VECTORS, p, unit//p[CHUNKS], column, thread, dtype, state)
-                elif unit < p[GROUPS]: _rows_forward(kind, discount, p, row, thread, dtype, state, size)
+                if p[P_INNER] >= LANES: _columns_forward(kind, discount, VECTORS, p, unit//p[P_CHUNKS], column, thread, dtype, state)
+                elif unit < p[P_GROUPS]: _rows_forward(kind, discount, p, row, thread, dtype, state, size)
                 else: _columns_forward(kind, discount, NUMBERS, p, row, 0, thread, dtype, state)
     return work
 
@@ -475,7 +491,7 @@ def work_function(
     "The compiled work function"
     number = np.float32 if dtype == torch.float32 else np.float64
     state = number if kind in (MAX, MIN) else np.float64
-    return compiled(_work(kind, discount, number, state, dtype.itemsize, backward))
+    return compiled(_work(kind, discount, number, state, dtype.itemsize, backward, _fingerprint()))
 
 KINDS = dict(real=SUM, maxplus=MAX, minplus=MIN, maxtimes=MAX, maxtimes_multiplicative=MAX, log=LOG)
 COMPUTED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32, **{d: d for d in (torch.float32, torch.float64, torch.complex64, torch.complex128)}}
