@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['carry_sum', 'run_sum', 'carry_complex', 'run_complex', 'cross_sum', 'cross_run_sum', 'cross_complex',
            'cross_run_complex', 'carry_max', 'run_max', 'carry_max_adjoint', 'run_max_adjoint', 'carry_log', 'run_log',
-           'carry_log_adjoint', 'run_log_adjoint']
+           'carry_log_adjoint', 'run_log_adjoint', 'carry_run_sum', 'carry_run_max', 'carry_run_cross_sum',
+           'carry_run_max_adjoint']
 
 # %% ../../nbs/kernels/01_cpu_passes.ipynb #b1c20004
 import math
@@ -182,3 +183,73 @@ def carry_log_adjoint(tile, row, before, count, shares, q, total):
 def run_log_adjoint(tile, last, step, count, shares, q, total):
     "The same along a row, from its last site in the order of the scan to its first"
     for t in range(count - 1): carry_log_adjoint(tile, last - t*step, last - (t + 1)*step, 1, shares, q - t*step, total)
+
+# %% ../../nbs/kernels/01_cpu_passes.ipynb #b1c20019
+@jit
+def carry_run_sum(tile, first, step, count, carried, carried_step, discount, lanes, run_lanes):
+    "`carry_sum` from the carried row, which becomes this one, and `run_sum`, in one loop"
+    a, moves, runs = load(discount, 0), as_mask(lanes), as_mask(run_lanes)
+    i, c, past = first, carried, zeros(tile)
+    for _ in range(count):
+        x = load(tile, i)
+        x = select(moves, add(x, mul(a, load(tile, c))), x)
+        store(tile, c, x)
+        past = select(runs, add(x, mul(a, past)), x)
+        store(tile, i, past)
+        i += step; c += carried_step
+
+@jit
+def carry_run_max(tile, first, step, count, carried, carried_step, discount, lanes, run_lanes, won, w, w_run, w_step):
+    "`carry_max` and `run_max` in one loop; the winners' bits of the first go to won[w:], those of the second to won[w_run:]"
+    a, moves, runs = load(discount, 0), as_mask(lanes), as_mask(run_lanes)
+    i, c, result = first, carried, zeros(tile)
+    for t in range(count):
+        x, past = load(tile, i), add(load(tile, c), a)
+        win = or_not(wins(x, past), moves)
+        x = select(win, x, past)
+        store(tile, c, x); store_mask(won, w, win)
+        if t:
+            past = add(result, a)
+            win = or_not(wins(x, past), runs)
+            result = select(win, x, past)
+            store_mask(won, w_run, win)
+        else: result = x
+        store(tile, i, result)
+        i += step; c += carried_step; w += w_step; w_run += w_step
+
+# %% ../../nbs/kernels/01_cpu_passes.ipynb #b1c2001b
+@jit
+def carry_run_cross_sum(tile, last, step, count, carried, carried_step, discount, lanes, run_lanes, sums, before, total):
+    "`carry_run_sum` on gradients, from the last site to the first; total += what the discount gets of both passes. sums, before: the last site's finished sums here and in the row before"
+    a, moves, runs, zero = load(discount, 0), as_mask(lanes), as_mask(run_lanes), zeros(tile)
+    i, c, past, alone, outer, inner = last, carried, zero, zero, zero, zero
+    for t in range(count):
+        g = load(tile, i)
+        x = select(moves, add(g, mul(a, load(tile, c))), g)
+        store(tile, c, x)
+        outer = add(outer, mul(x, load(tile, before)))
+        past = select(runs, add(x, mul(a, past)), x)
+        store(tile, i, past)
+        alone = add(g, mul(a, alone))
+        if t < count - 1: inner = add(inner, mul(alone, load(tile, sums - step)))
+        i -= step; c -= carried_step; before -= step; sums -= step
+    store(total, 0, add(load(total, 0), add(select(moves, outer, zero), select(runs, inner, zero))))
+
+@jit
+def carry_run_max_adjoint(tile, last, step, count, carried, carried_step, won, w, w_run, w_step, total):
+    "The adjoint of `carry_run_max`: first back along the row, then into the carried row; total += all that lost"
+    zero, acc, past = zeros(tile), zeros(tile), zeros(tile)
+    i, c = last, carried
+    for t in range(count):
+        g = add(load(tile, i), past)
+        if t < count - 1:
+            win = load_mask(won, w_run)
+            past = select(win, zero, g)
+            g = select(win, g, zero)
+            acc = add(acc, past)
+        g, win = add(g, load(tile, c)), load_mask(won, w)
+        lost = select(win, zero, g)
+        store(tile, c, lost); store(tile, i, select(win, g, zero))
+        acc = add(acc, lost)
+        i -= step; c -= carried_step; w -= w_step; w_run -= w_step
+    store(total, 0, add(load(total, 0), acc))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LANES', 'MASK', 'zeros', 'ones', 'add', 'sub', 'mul', 'jit', 'inlined', 'HUGE_PAGE', 'Vector', 'Mask', 'load',
            'store', 'broadcast', 'prefetch', 'wins', 'or_not', 'select', 'as_mask', 'load_mask', 'store_mask',
-           'transpose', 'array_at', 'as_address', 'take_number', 'compiled', 'num_threads', 'run_work', 'in_huge_pages',
-           'blas_address', 'call_gemm']
+           'transpose', 'array_at', 'as_address', 'take_number', 'read_number', 'give_way', 'wait_for', 'compiled',
+           'num_threads', 'run_work', 'in_huge_pages', 'blas_address', 'call_gemm']
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10004
 import ctypes
@@ -182,6 +182,9 @@ def transpose(typingctx, source, at, source_stride, target, to, target_stride):
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10016
+jit = functools.partial(njit, _nrt=False)      # no reference counts: kernels own no Python memory
+inlined = functools.partial(njit, _nrt=False, forceinline=True)
+
 @intrinsic
 def array_at(typingctx, address, dtype):
     "The memory at an address as a one-dimensional array without a known end"
@@ -205,10 +208,30 @@ def take_number(typingctx, array, index):
         return builder.atomic_rmw("add", _pointer(context, builder, array, *args, ir.IntType(64)), ir.IntType(64)(1), "seq_cst")
     return types.int64(array, types.intp), codegen
 
-# %% ../../nbs/kernels/00_vectors.ipynb #a0b10018
-jit = functools.partial(njit, _nrt=False)      # no reference counts: kernels own no Python memory
-inlined = functools.partial(njit, _nrt=False, forceinline=True)
+@intrinsic
+def read_number(typingctx, array, index):
+    "An int64 in memory, as other threads have left it"
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_pointer(context, builder, array, *args, ir.IntType(64)), "seq_cst", 8)
+    return types.int64(array, types.intp), codegen
 
+@intrinsic
+def give_way(typingctx):
+    "Let another thread use this processor, where the system knows how"
+    def codegen(context, builder, signature, args):
+        if os.name == "posix": builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "sched_yield"), [])
+        return context.get_dummy_value()
+    return types.void(), codegen
+
+@jit
+def wait_for(array, index, threads):
+    "Wait until so many threads wait at the number at `index`, which begins at 0 and can be used again and again"
+    goal, tries = (take_number(array, index)//threads + 1)*threads, 0
+    while read_number(array, index) < goal:
+        tries += 1
+        if tries % 1000 == 0: give_way()
+
+# %% ../../nbs/kernels/00_vectors.ipynb #a0b10018
 def compiled(
     function, # takes a C pointer; calls nothing but compiled functions
 ):            # with `.address` and, callable from Python, `.ctypes`
