@@ -83,7 +83,7 @@ class Bench:
         report.write(self.results, self.stem, picture)
         if picture: self.say(f"written: {self.stem}.csv, .md, .png")
 
-    def compare(self, part: str, case: str, tree: str, size: str, contenders: list, errors: dict, semiring: str, seconds: float = 5.) -> None:
+    def compare(self, part: str, case: str, tree: str, size: str, contenders: list, errors: dict, semiring: str, seconds: float = 3.) -> None:
         "Time contenders in turn and file the rows"
         import contenders as c
         import measure
@@ -147,7 +147,7 @@ class Bench:
             for contender in contenders:
                 errors[contender.name] = c.check(contender, lambda: c.scan_error(contender, case), self.device)
             size = "×".join(map(str, case.shape))
-            self.compare("scans", case.name, case.direction, size, contenders, errors, case.semiring, seconds=3.)
+            self.compare("scans", case.name, case.direction, size, contenders, errors, case.semiring, seconds=2.)
             self.say(f"scans  {case.name}, {size}: " + self.results.against_first("scans", case.name, case.direction, size))
 
     def pixels(self) -> None:

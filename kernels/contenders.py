@@ -17,7 +17,7 @@ LAYER, LAYER_LAST, LAYER_SHARED = "layer", "layer, channels-last", "layer, one s
 COMPOSITION, LOOP, TRIANGULAR, COMPILED = "composition", "composition, loop over rows", "composition, triangular matrices", "composition, compiled"
 FLOORS, LAYERS, EAGER = (FLOOR, FLOOR_LAST), (LAYER, LAYER_LAST), (COMPOSITION, LOOP)
 WAYS = {COMPOSITION: "cumulative", LOOP: "loop", TRIANGULAR: "triangular"}
-TREES = {"chain": "NW(NE)", "cherry": "NW NE"}
+TREES = {"chain": "NW(NE)", "cherry": "NW NE", "chain up and down": "NW(SE)"}
 FOREST = "64 different"
 
 
@@ -64,6 +64,7 @@ def layer_plan(quick: bool) -> list[tuple[Case, str, Size]]:
     sizes = QUICK_SIZES if quick else SIZES
     plan = [(CASES[name], "chain", size) for size in sizes for name in MAIN_CASES]
     plan += [(CASES[name], "cherry", sizes[0]) for name in MAIN_CASES]
+    plan += [(CASES[name], "chain up and down", size) for size in sizes for name in ("real", "maxplus")]
     plan += [(CASES[name], FOREST, sizes[0]) for name in ("real", "maxplus")]
     return plan + [(CASES[name], "chain", sizes[0]) for name in ("complex", "maxplus, semiring-linear")]
 
@@ -90,6 +91,7 @@ def contender_names(case: Case, tree: str, size: Size, compiled: bool) -> list[s
     "Who takes part in a case"
     names = [*FLOORS, PRODUCT, *LAYERS, COMPOSITION]
     if tree == FOREST: return [*names, LAYER_SHARED]
+    if tree == "chain up and down": return names
     if case.name == "real, discount 0.9" or case.name == "complex": names.append(LOOP)
     if case.semiring == "real" and case.name != "complex": names.append(TRIANGULAR)
     return [*names, COMPILED] if compiled else names

@@ -133,14 +133,16 @@ def interleave(contenders: list[Contender], device: str, runs: int, seconds: flo
     if not cost: return {}
     rounds = max(runs, min(3*runs, int(seconds/sum(min(c, seconds/runs) for c in cost.values()))))
     share = {key: max(min(2 if c > SLOW else 3, runs), min(rounds, int(seconds/c))) for key, c in cost.items()}
-    gc.collect(); gc.disable()
+    gc.collect(); gc.freeze(); gc.disable()  # frozen: what there is now is not looked at in every round
     try:
         for turn in range(rounds):
             for key, call in calls.items():
                 takes_part = (turn + 1)*share[key]//rounds > turn*share[key]//rounds
                 if takes_part: timings[key].seconds.append(watch(call))
             gc.collect()
-    finally: gc.enable()
+    finally:
+        gc.enable()
+        gc.unfreeze()
     return timings
 
 

@@ -226,6 +226,7 @@ def floor_bars(results: Results) -> list[Bar]:
     "How far above the floor"
     groups = [(case, "chain", size) for case in c.MAIN_CASES for size in main_sizes(results)]
     groups += [(case, "cherry", main_sizes(results)[0]) for case in c.MAIN_CASES]
+    groups += [(case, "chain up and down", size) for case in ("real", "maxplus") for size in main_sizes(results)]
     return [Bar(f"{case}, {tree}, {size}: forward+backward over the floor",
                 quotient(results.best("layers", case, tree, size, c.LAYERS), results.best("layers", case, tree, size, c.FLOORS)),
                 1.5 if side(size) < 256 else 1.8, unit=" ×") for case, tree, size in groups]
@@ -257,6 +258,9 @@ def composition_bars(results: Results) -> list[Bar]:
         worst = math.nan if any(s != s for s in shares) else max(shares)
         bars += [Bar(f"{case}, chain, geometric mean over sizes: faster than the eager composition", geometric_mean(speedups), at_least, False, " ×"),
                  Bar(f"{case}, chain, worst size: peak memory over that of the composition", worst, 1/3)]
+    for case in ("real", "maxplus"):
+        shares = [memory_share(results, case, "chain up and down", size) for size in main_sizes(results)]
+        bars.append(Bar(f"{case}, chain up and down, worst size: peak memory over that of the composition", math.nan if any(s != s for s in shares) else max(shares), 1/3))
     return bars
 
 
