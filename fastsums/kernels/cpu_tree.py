@@ -7,9 +7,9 @@ __all__ = ['SUM', 'MAX', 'LOG', 'COMPLEX', 'PIECE', 'AHEAD', 'CHILD', 'SCAN', 'A
            'Unit', 'own_at', 'scan_at', 'adjoint_at', 'tree_table', 'pass_lanes', 'find_children', 'times',
            'times_children', 'complex_times', 'complex_times_children', 'fill', 'activate', 'times_slope', 'negate',
            'neighbour', 'outer_pass', 'carry', 'run', 'run_both', 'begin_row', 'copy_row', 'carried_row', 'at_once',
-           'scan_strip', 'gather', 'scan_image', 'shift', 'set_border', 'unfactor', 'split_real', 'split_complex',
-           'split', 'carry_adjoint', 'run_adjoint', 'run_both_adjoint', 'cross', 'cross_run', 'scan_strip_adjoint',
-           'scan_image_adjoint', 'add_discount_gradient']
+           'scan_strip', 'keep_row', 'begin_again', 'gather', 'scan_image', 'shift', 'set_border', 'unfactor',
+           'split_real', 'split_complex', 'split', 'carry_adjoint', 'run_adjoint', 'run_both_adjoint', 'cross',
+           'cross_run', 'scan_strip_adjoint', 'scan_image_adjoint', 'add_discount_gradient']
 
 # %% ../../nbs/kernels/02_cpu_tree.ipynb #c2d30004
 import functools
@@ -297,6 +297,24 @@ def scan_strip(p, u, k):
         if follows: carry(p, u, k, 0, at, carried, row, lanes)
         if lanes: copy_row(p, at, carried)
         run_both(p, u, k, int(lanes != 0), at, row)
+
+# %% ../../nbs/kernels/02_cpu_tree.ipynb #c2d30039
+@jit
+def keep_row(p, u, k, to):
+    "Keep the carried row that the strip leaves"
+    axis, _, lanes = outer_pass(p, u, k)
+    if lanes: copy_row(p, carried_row(p, u, k, axis, 0), to)
+
+@jit
+def begin_again(p, u, k, above, below):
+    "Take up the scan of the edge into k where this strip begins; above, below: what the strip above and the strip below left"
+    axis, sense, lanes = outer_pass(p, u, k)
+    before = u.row + u.rows if sense else u.row - 1
+    if not lanes or before < 0 or before >= p.H: return
+    kept, finished = below if sense else above, scan_at(p, u, k) + (before - u.row)*p.W*p.length
+    copy_row(p, kept, carried_row(p, u, k, axis, 0))
+    copy_row(p, kept, finished)
+    run_both(p, u, k, 1, finished, before)
 
 # %% ../../nbs/kernels/02_cpu_tree.ipynb #c2d30011
 @jit

@@ -100,7 +100,7 @@ def _empty_record(values, num_channels, parents, directions, semiring, activatio
     n = values.shape[1] if num_vertices is None else num_vertices
     forest = _forest(parents, directions, n, len(spatial))
     if backend == "cpu":
-        return values.new_empty(cpu_layer.record_shape(values.shape[0], num_channels, spatial, *forest, semiring, activation), dtype=torch.int16)
+        return values.new_empty(cpu_layer.record_shape(values.shape[0], num_channels, spatial, *forest, semiring, activation, False), dtype=torch.int16)
     shape = _kernels(backend, "tree").record_shape((values.shape[0], n, num_channels, *spatial), forest[0], semiring, activation)
     return values.new_empty(shape, dtype=torch.uint8)
 
@@ -167,7 +167,8 @@ def _(x, weight, bias, discount, parents, directions, semiring, activation, stri
     fused = x.dtype in (torch.float32, torch.float64) and cpu_layer._is_channels_last(x) or _last(x)
     y = x.new_empty(B, *spatial, O).movedim(-1, 1) if fused else x.new_empty(B, O, *spatial)
     if keep_scan and n > 1 and cpu_layer.keeps_scan(semiring, activation) and not cpu_layer.layer_supports(x, semiring, activation, discount, strict):
-        return y, x.new_empty(B, -(-int(O)//cpu_layer.LANES), spatial.numel(), cpu_layer.LANES)
+        sizes = tuple(int(size) for size in spatial)       # the strips, and so what is kept, depend on them
+        return y, x.new_empty(cpu_layer.record_shape(B, int(O), sizes, *_forest(parents, directions, int(n), len(sizes)), semiring, activation, strict, True, x.itemsize))
     return y, _empty_record(x, O, parents, directions, semiring, activation, "cpu", n)
 
 @torch.library.custom_op("fastsums::layer_backward", mutates_args=())
