@@ -27,7 +27,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="sizes at which the composition is also measured under torch.compile (default first)")
     parser.add_argument("--allocator", choices=("keep", "system"), default="system",
                         help="CPU: whether memory is returned as the C library likes (default system), or kept for the next call, for all contenders alike")
+    parser.add_argument("--tuned", type=Path, metavar="FILE",
+                        help="CUDA: blocks measured by tune.py, a file of kernels/tuned/ (default: the kernels' fixed ones)")
     options = parser.parse_args(arguments)
+    if options.tuned and options.device != "cuda": parser.error("--tuned: needs --device cuda, there are no blocks to tune on the CPU")
+    if options.tuned and not options.tuned.is_file(): parser.error(f"--tuned: there is no file {options.tuned}")
     if options.runs < 1: parser.error("--runs: at least 1")
     if options.threads is not None and options.threads < 1: parser.error("--threads: at least 1")
     if options.quick: options.runs, options.compiled = min(options.runs, 2), "none"
@@ -46,7 +50,9 @@ class Bench:
     def __init__(self, options: argparse.Namespace):
         import report
         self.options, self.device, self.start, self.done = options, options.device, time.monotonic(), []
-        machine = report.describe_machine(options.device) | ({"allocator": options.allocator} if options.device == "cpu" else {})
+        machine = report.describe_machine(options.device)
+        if options.device == "cpu": machine["allocator"] = options.allocator
+        else: machine["blocks of the tree kernels"] = f"tuned ({options.tuned.name})" if options.tuned else "fixed"
         self.results = report.Results(machine, quick=options.quick, runs=options.runs)
         self.stem = options.out/("bench_" + "_".join(filter(None, (options.device, options.only))))
 
@@ -180,6 +186,9 @@ def main(arguments: list[str] | None = None) -> int:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # all contenders in float32
     if options.threads: torch.set_num_threads(options.threads)
     if options.device == "cpu" and options.allocator == "keep": options.allocator = keep_memory()
+    if options.tuned:
+        from fastsums.kernels import triton_tree
+        if not triton_tree.load_tuned(options.tuned): print(f"--tuned: {options.tuned} is empty", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what has been measured is written
     with tempfile.TemporaryDirectory(prefix="fastsums_bench_inductor_") as cache:

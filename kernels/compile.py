@@ -42,8 +42,9 @@ def tree_variant(semiring="real", n=3, ndim=2, plane=(1, 32, 32), dtype="fp32", 
     if forest: numbers["tree_size"] = 24  # not a multiple of 16, as for an even number of vertices
     pointers = dict(values=dtype, y=dtype, record="u8", scratch=state, discounts=state, table="i32", dy=dtype, dvalues=dtype, ddiscounts=state)
     recompute = not m._needs_record(semiring, activation)
-    own = {"forward": (m._fwd_kernel, dict(FLAGS=not recompute), {}),
-           "backward": (m._bwd_kernel, dict(NEEDS_DISCOUNT=discounted, RECOMPUTE=recompute), dict(maxnreg=m.max_registers(ndim, semiring, strict)))}
+    limit = dict(maxnreg=m.max_registers(ndim, semiring, strict))
+    own = {"forward": (m._fwd_kernel, dict(FLAGS=not recompute), {} if semiring == "real" else limit),
+           "backward": (m._bwd_kernel, dict(NEEDS_DISCOUNT=discounted, RECOMPUTE=recompute), limit)}
     result = {}
     for which, (kernel, more, options) in own.items():
         BH, BW, warps = m.block_shape(plane, dtype == "fp64", which == "backward")

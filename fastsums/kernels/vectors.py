@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['LANES', 'MASK', 'zeros', 'ones', 'add', 'sub', 'mul', 'jit', 'inlined', 'HUGE_PAGE', 'Vector', 'Mask', 'load',
            'store', 'broadcast', 'prefetch', 'wins', 'or_not', 'select', 'as_mask', 'load_mask', 'store_mask',
-           'transpose', 'array_at', 'as_address', 'take_number', 'read_number', 'give_way', 'wait_for', 'compiled',
-           'num_threads', 'run_work', 'in_huge_pages', 'blas_address', 'call_gemm']
+           'transpose', 'array_at', 'as_address', 'take_number', 'read_number', 'give_way', 'wait_for', 'checksum',
+           'compiled', 'num_threads', 'run_work', 'in_huge_pages', 'blas_address', 'call_gemm']
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10004
 import ctypes
 import functools
+import hashlib
+import inspect
+import linecache
 import mmap
 import os
 import sys
@@ -24,6 +27,8 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic, models, register_model
 from torch import Tensor
+
+import fastsums
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10007
 LANES = 16
@@ -232,11 +237,34 @@ def wait_for(array, index, threads):
         if tries % 1000 == 0: give_way()
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10018
+def _kernel_modules():
+    "The text of this package's CPU kernels, all that a compiled function of it can contain"
+    files = sorted((Path(fastsums.__path__[0])/"kernels").glob("*.py"))
+    return b"".join([file.read_bytes() for file in files if not file.name.startswith(("triton", "operators"))])
+
+_MODULES = hashlib.sha256(_kernel_modules())     # at once: a file that is edited later is not what this process has imported
+
+def _cells(function):
+    "The text of all cells that define the functions of a notebook"
+    functions = [getattr(f, "py_func", None) or getattr(f, "_defn", None) or f for f in list(function.__globals__.values())]   # of compiled functions, of intrinsics
+    names = {f.__code__.co_filename for f in functions if inspect.isfunction(f) and f.__globals__ is function.__globals__}
+    return "".join(sorted("".join(linecache.getlines(name)) for name in names))
+
+def checksum(
+    function, # as in `compiled`
+)->str:       # 12 hexadecimal digits
+    "A number that changes with the code that a function may contain"
+    total = _MODULES.copy()
+    if function.__module__ == "__main__": total.update(_cells(function).encode())
+    return total.hexdigest()[:12]
+
 def compiled(
     function, # takes a C pointer; calls nothing but compiled functions
 ):            # with `.address` and, callable from Python, `.ctypes`
     "A C function of a Python function, from the cache on disk if it is there; says so if it takes long"
     signature, patience = types.void(types.voidptr), threading.Timer(3., _say_compiling)
+    name, function = function.__qualname__, type(function)(function.__code__, function.__globals__, function.__name__, None, function.__closure__)
+    function.__qualname__ = f"{name}_{checksum(function)}"      # a part of the names of numba's files
     patience.daemon = True
     patience.start()
     try: return cfunc(signature, cache=True, _nrt=False)(function)

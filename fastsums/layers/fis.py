@@ -213,11 +213,17 @@ def vertex_values(self,
     parts = w_re*v + b_re*row_sums, w_im*v + b_im*row_sums
     return torch.complex(*[part.float() if part.dtype in HALF_TYPES else part for part in parts])
 
+def _complex_weights(self):
+    "Weight and bias that make the complex vertex values of a real input in one product"
+    (w_re, w_im), (b_re, b_im) = self.to_complex.weight[:, 0], self.to_complex.bias
+    return torch.complex(w_re, w_im)*self.weight, torch.complex(b_re, b_im)*self.weight.sum(-1)
+
 def _mix_and_sum(self, x, discount, activation):
     "The iterated sum of the vertex values; by one kernel where that can do both at once"
-    if self.contraction == real and not self.complex and self.backend in ("auto", "cpu"):
-        tensors = [x, self.weight, self.bias]
-        if torch.is_autocast_enabled(x.device.type):
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if self.contraction == real and self.backend in ("auto", "cpu") and not (self.complex and (autocast or x.dtype in HALF_TYPES)):
+        tensors = [x, *(self._complex_weights() if self.complex else (self.weight, self.bias))]
+        if autocast:
             tensors = [None if t is None else t.to(torch.get_autocast_dtype(x.device.type)) for t in tensors]
         fused = fused_operators()
         if not fused.why_not_layer("cpu", tensors[0], self.semiring, discount, activation, self.strict):
@@ -266,7 +272,7 @@ def operation_counts(self,
     if len(self.trees) == 1: scans *= self.out_channels
     return {"mixing": batch*sites*self.weight.numel(), "scan": batch*scans}
 
-for _f in (channel_discount, vertex_values, _mix_and_sum, forward, extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
+for _f in (channel_discount, vertex_values, _complex_weights, _mix_and_sum, forward, extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
 
 # %% ../../nbs/layers/00_fis.ipynb #f8b93fda
 def published_options(
