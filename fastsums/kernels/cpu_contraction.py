@@ -321,6 +321,7 @@ def divide_by_sums(p, group, r, count, at_dweight):
             for j in range(min(LANES, count - s)):
                 if not (p.masks[0] >> j) & 1: share_out(p, group, r, s + j, p.own[p.tile2 + r*SITES + s + j], at_dweight)
 
+# %% ../../nbs/kernels/06_cpu_contraction.ipynb #2115c068
 @jit
 def backward_of_log(p, first, count, at_dweight):
     own, groups = p.own, -(-p.R//ROWS)
@@ -422,6 +423,7 @@ def _pack(rows):
     "(R, C) as (R/4, C, 4), padded with zeros"
     return F.pad(rows, (0, 0, 0, -len(rows) % ROWS)).unflatten(0, (-1, ROWS)).transpose(1, 2).contiguous()
 
+# %% ../../nbs/kernels/06_cpu_contraction.ipynb #5b2bfcbd
 def _run(weight, x, semiring, v, dv=None, dx=None):
     "Forward into v; or backward into dx, which gives the units' sums for the weights"
     kind, (n, O, C), dtype = _KINDS[as_semiring(semiring).name], weight.shape, x.dtype

@@ -506,6 +506,7 @@ def _real(x):
     "A tensor's memory as real numbers, its innermost axis twice as long if it is complex"
     return torch.view_as_real(x.resolve_conj()).flatten(-2) if x.is_complex() else x
 
+# %% ../../nbs/kernels/05_cpu_scan.ipynb #129a46b0
 def forward(
     x:Tensor,          # (outer, T, inner); half, float32, float64, complex64 or complex128
     a:Tensor|None=None, # discount: None, (outer,) constant along the axis, or like `x`: `a[:, t]` acts between t-1 and t

@@ -256,6 +256,7 @@ def run_both(p, u, k, number, at, row):
             run(p, u, k, number, at, row, sense, lanes)
             number += 1
 
+# %% ../../nbs/kernels/03_cpu_tree.ipynb #c2d30041
 @inlined
 def begin_row(p, u, k, children, at, row):
     "σ(t_k) of one row of the strip, negated for min"
@@ -340,6 +341,7 @@ def scan_image(p, u, k):
     for row in range(rows): run_both(p, u, k, number, tile + row*row_length, row)
     if p.strict and p.kind == MAX and p.times: set_border(p, u, k, tile, 0.)
 
+# %% ../../nbs/kernels/03_cpu_tree.ipynb #c2d30042
 @jit
 def shift(p, u, k, tile, back):
     "Every site gets its neighbour's value along the axes on which the edge into k moves; `back`: the adjoint"
@@ -478,6 +480,7 @@ def cross_run(p, u, k, adjoint, sums):
         if p.kind == SUM: cross_run_sum(p.work, adjoint + last, p.work, sums + last, step, p.W, u.discount, lanes, u.total)
         else: cross_run_complex(p.work, adjoint + last, p.work, sums + last, step, p.W, u.discount, lanes, u.total, p.work[u.piece:u.piece + 32])
 
+# %% ../../nbs/kernels/03_cpu_tree.ipynb #c2d30043
 @jit
 def scan_strip_adjoint(p, u, k, needs_discount):
     "From the gradient of S_k that of σ(t_k) for a strip, in place; the discount's total"
@@ -509,6 +512,7 @@ def scan_strip_adjoint(p, u, k, needs_discount):
                 if lanes: store(p.work, carried + v, zeros(p.work))
             if before >= 0: carry_adjoint(p, u, k, 0, at, carried, row, lanes)
 
+# %% ../../nbs/kernels/03_cpu_tree.ipynb #c2d30044
 @jit
 def scan_image_adjoint(p, u, k, needs_discount):
     "The same for an image and any edge"

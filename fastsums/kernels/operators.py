@@ -189,6 +189,7 @@ def _layer_backward(dy:Tensor, x:Tensor, weight:Tensor, bias:Tensor|None, record
     dbias = x.new_empty(0) if bias is None else dvalues.flatten(3).sum((0, 3), dtype=torch.float32 if x.dtype in HALF_TYPES else None).to(bias.dtype)
     return dx.contiguous() if not _last(x) else dx, dweight, dbias, _or_empty(ddiscount, x)
 
+# %% ../../nbs/kernels/09_operators.ipynb #bbc777f0
 @_layer_backward.register_fake
 def _(dy, x, weight, bias, record, discount, parents, directions, semiring, activation, strict, needs_discount):
     dx = torch.empty_like(x) if x.is_contiguous() or cpu_layer._is_channels_last(x) else x.new_empty(x.shape)
@@ -367,6 +368,7 @@ def fused_sum(
     if discount is not None: discount = discount.flatten(1).expand(-1, values.shape[2])
     return _iterated_sum(values, discount, *flat_trees(trees), semiring.name, activation_name(activation), strict, backend)[0]
 
+# %% ../../nbs/kernels/09_operators.ipynb #f0707b34
 def why_not_layer(
     backend:str, x:Tensor, semiring, discount:Tensor|None, activation:Callable|None, strict:bool,
 )->str:

@@ -197,6 +197,7 @@ def _edge(edge):
     return (tl.load(edge).to(tl.int64), tl.load(edge + 1).to(tl.int64), tl.load(edge + 2), tl.load(edge + 3), tl.load(edge + 4),
             tl.load(edge + 5), tl.load(edge + 6))
 
+# %% ../../nbs/kernels/07_triton_tree.ipynb #d4a7708f
 @triton.jit
 def _forward_edge(edge, v, t, kept, y, flags, depth, line, discount, size, D, H, W, sn, sd, sh, sw,
                   N:tl.constexpr, NDIM:tl.constexpr, SEMIRING:tl.constexpr, ACTIVATION:tl.constexpr, DISCOUNTED:tl.constexpr,
@@ -348,6 +349,7 @@ def _pass_adjoint(g, total, past, carry, has_carry, byte, bit, site, next_site, 
         dx = tl.where(lost, 0, g)
     return dx, g, total
 
+# %% ../../nbs/kernels/07_triton_tree.ipynb #4777efda
 @triton.jit
 def _backward_edge(edge, tree, v, dy, t, kept, kept_size, flags, dv, dv_size, depth, line, discount, total, size, D, H, W, sn, sd, sh, sw,
                    N:tl.constexpr, NDIM:tl.constexpr, SEMIRING:tl.constexpr, ACTIVATION:tl.constexpr, DISCOUNTED:tl.constexpr,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['LANES', 'MASK', 'zeros', 'ones', 'add', 'sub', 'mul', 'jit', 'inlined', 'HUGE_PAGE', 'Vector', 'Mask', 'load',
            'store', 'broadcast', 'prefetch', 'wins', 'or_not', 'select', 'as_mask', 'load_mask', 'store_mask',
-           'transpose', 'array_at', 'as_address', 'take_number', 'read_number', 'give_way', 'wait_for', 'checksum',
-           'compiled', 'num_threads', 'run_work', 'in_huge_pages', 'blas_address', 'call_gemm']
+           'transpose', 'array_at', 'as_address', 'take_number', 'read_number', 'threads_here', 'give_way', 'wait_for',
+           'checksum', 'compiled', 'count_address', 'num_threads', 'run_work', 'in_huge_pages', 'blas_address',
+           'call_gemm']
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10004
 import ctypes
@@ -221,6 +222,14 @@ def read_number(typingctx, array, index):
     return types.int64(array, types.intp), codegen
 
 @intrinsic
+def threads_here(typingctx, address):
+    "How many threads OpenMP has started for this work, by the address of its function"
+    def codegen(context, builder, signature, args):
+        function = builder.inttoptr(args[0], ir.FunctionType(ir.IntType(32), []).as_pointer())
+        return builder.sext(builder.call(function, []), ir.IntType(64))
+    return types.int64(types.int64), codegen
+
+@intrinsic
 def give_way(typingctx):
     "Let another thread use this processor, where the system knows how"
     def codegen(context, builder, signature, args):
@@ -273,6 +282,7 @@ def compiled(
 
 def _say_compiling(): print("fastsums: compiling a CPU kernel, which takes up to a minute and happens once", file=sys.stderr, flush=True)
 
+# %% ../../nbs/kernels/00_vectors.ipynb #a0b10041
 @functools.cache
 def _torch_library():
     "PyTorch's own library for the CPU, for what it exports; None where it isn't found"
@@ -285,6 +295,12 @@ def _start_threads():
     start = getattr(_torch_library(), "GOMP_parallel", None)
     if start is not None: start.argtypes, start.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
     return start
+
+@functools.cache
+def count_address()->int:
+    "Address of OpenMP's function that says how many threads work together, for `threads_here`; 0 where there is none"
+    count = getattr(_torch_library(), "omp_get_num_threads", None)
+    return 0 if count is None else ctypes.cast(count, ctypes.c_void_p).value
 
 _forked = False
 def _after_fork():
@@ -304,7 +320,7 @@ def run_work(
     block:np.ndarray,  # int64, its first two numbers are the counters of units and threads
     threads:int,       # how many threads work on it
 ):
-    "Run a work function on PyTorch's threads and wait until all are done"
+    "Run a work function on PyTorch's threads and wait until all are done; OpenMP may start fewer than asked for, see `threads_here`"
     block[:2] = 0
     if threads == 1: function.ctypes(block.ctypes.data)
     else: _start_threads()(function.address, block.ctypes.data, threads, 0)
