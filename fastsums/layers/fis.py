@@ -270,7 +270,9 @@ def operation_counts(self,
     discounted = self.channel_discount() is not None
     scans = sum(count_scan_operations(tree, sites, discounted) for tree in self.trees)
     if len(self.trees) == 1: scans *= self.out_channels
-    return {"mixing": batch*sites*self.weight.numel(), "scan": batch*scans}
+    products = batch*sites*self.weight.numel()
+    # of a single channel nothing is added up: its products are of the kind that the sums are made of
+    return {"mixing": 0, "scan": batch*scans + products} if self.in_channels == 1 else {"mixing": products, "scan": batch*scans}
 
 for _f in (channel_discount, vertex_values, _complex_weights, _mix_and_sum, forward, extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
 
