@@ -195,7 +195,7 @@ _KEYS = {  # level: (required, optional)
     "row": (("label",), ("parameters", "grid")),
     "profile": (("title", "seeds"), ("parameters", "grid", "hardware", "minutes")),
     "published": (("result", "source", "figures"), ()),
-    "layout": (("score",), ("axes", "costs", "times", "conditions", "figure")),
+    "layout": (("score",), ("axes", "also", "costs", "times", "conditions", "figure")),
 }
 
 def _check_keys(level:str, given:dict, where:str):

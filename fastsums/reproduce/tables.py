@@ -66,6 +66,11 @@ def _mean(values:list)->float|int:
     "The common value of a list of numbers, else their mean"
     return values[0] if all(v == values[0] for v in values) else statistics.fmean(values)
 
+def _summary(name:str, values:list)->dict:
+    "Mean and standard deviation of a result, empty where a seed has none"
+    values = [] if None in values else values
+    return {f"{name}_mean": statistics.fmean(values) if values else "", f"{name}_std": statistics.stdev(values) if len(values) > 1 else ""}
+
 def _text(fact):
     "Truth values in words, everything else as it is"
     return {True: "yes", False: "no"}[fact] if isinstance(fact, bool) else fact
@@ -84,8 +89,7 @@ def make_row(
     row = dict(profile=profile, label=run.label, **{name: run.axes.get(name, "") for name in layout.get("axes", {})})
     seeds = " ".join(str(m["parameters"]["seed"]) for m in metrics)
     row |= dict(state="measured" if metrics else state, n=len(metrics), seeds=seeds)
-    row |= {f"{score}_mean": statistics.fmean(of(score)) if metrics else "",
-            f"{score}_std": statistics.stdev(of(score)) if len(metrics) > 1 else ""}
+    for name in (score, *layout.get("also", {})): row |= _summary(name, of(name))
     published = published_figure(table, run)
     row |= {f"{score}_published": "" if published is None else published,
             "published_source": "" if published is None else table.spec["published"]["source"]}
@@ -156,19 +160,20 @@ def readable_number(
 def score_text(
     row:dict,    # of `make_row`
     score:dict,  # the layout's score: result, factor
+    name:str|None=None, # another result with the same unit, from the layout's `also`
 )->str:          # such as "64.00 ± 2.83 (n = 2)", "not run"
     "Mean ± standard deviation over seeds"
-    name, factor = score["result"], score.get("factor", 1)
-    if not row["n"]: return row["state"]
+    factor, also, name = score.get("factor", 1), name is not None, name or score["result"]
+    if not row["n"] or row[f"{name}_mean"] == "": return "" if also else row["state"]
     spread = f" ± {factor*row[f'{name}_std']:.2f}" if row[f"{name}_std"] != "" else ""
-    return f"{factor*row[f'{name}_mean']:.2f}{spread} (n = {row['n']})"
+    return f"{factor*row[f'{name}_mean']:.2f}{spread}" + ("" if also else f" (n = {row['n']})")
 
 def varying_axes(
     rows:list[dict], # of one profile
     layout:dict,     # the table's layout
 )->dict[str, str]:   # name -> title, of the axes that tell the rows apart
-    "The axes in which the rows differ; the others go into the caption"
-    return {k: v for k, v in layout.get("axes", {}).items() if len({r[k] for r in rows}) > 1}
+    "The axes in which the rows differ; the others go into the caption. A table without axes is told apart by its labels"
+    return {k: v for k, v in layout.get("axes", {"label": "row"}).items() if len({r[k] for r in rows}) > 1}
 
 def markdown_rows(
     rows:list[dict],     # of one profile
@@ -179,13 +184,15 @@ def markdown_rows(
     score = layout["score"]
     unit = f" ({score['unit']})" if "unit" in score else ""
     costs, times = layout.get("costs", {}), layout.get("times", {})
-    head = [*axes.values(), *costs.values(), score["title"] + unit, "published" + unit, *times.values()]
+    also = {name: title for name, title in layout.get("also", {}).items() if any(r[f"{name}_mean"] != "" for r in rows)}
+    has_published = any(r[f"{score['result']}_published"] != "" for r in rows)
+    head = [*axes.values(), *costs.values(), score["title"] + unit, *(title + unit for title in also.values()), *["published" + unit]*has_published, *times.values()]
     lines = [head, ["---"]*len(axes) + ["---:"]*(len(head) - len(axes))]
     for r in rows:
         published = r[f"{score['result']}_published"]
         lines.append([*(str(r[k]) if r[k] != "" else "–" for k in axes), *(readable_number(r[k]) for k in costs),
-                      score_text(r, score),
-                      "not available" if published == "" else f"{score.get('factor', 1)*published:.2f}",
+                      score_text(r, score), *(score_text(r, score, name) for name in also),
+                      *(["not available" if published == "" else f"{score.get('factor', 1)*published:.2f}"] if has_published else []),
                       *(readable_number(r[k]) for k in times)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -285,6 +292,26 @@ def _draw_panel(ax, rows:list[dict], layout:dict, markers:dict, colors:dict):
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
+def _draw_dots(ax, rows:list[dict], layout:dict):
+    "A line for each row: its label, mean and standard deviation"
+    score, factor = layout["score"]["result"], layout["score"].get("factor", 1)
+    for y, r in enumerate(reversed(rows)):
+        ax.errorbar(factor*r[f"{score}_mean"], y, xerr=factor*r[f"{score}_std"] if r[f"{score}_std"] != "" else None, marker="o", color=COLORS[1], capsize=3, lw=1)
+    ax.set_yticks(range(len(rows)), [r["label"] for r in reversed(rows)], fontsize=8)
+    ax.set_xlabel(layout["score"]["title"] + (f" ({layout['score']['unit']})" if "unit" in layout["score"] else ""))
+    ax.grid(alpha=0.25)
+
+def _dots_figure(table:Table, panels:dict[str, list[dict]])->plt.Figure:
+    "One panel below the other, as high as its rows need"
+    heights = [len(panel) for panel in panels.values()]
+    figure, axes = plt.subplots(len(panels), 1, figsize=(7.5, 0.22*sum(heights) + 0.9*len(heights) + 0.4), squeeze=False,
+                                height_ratios=heights, layout="constrained", dpi=100)
+    for ax, (title, panel) in zip(axes[:, 0], panels.items()):
+        _draw_dots(ax, panel, table.spec["layout"])
+        ax.set_title(title, fontsize=10)
+    figure.suptitle(table.title, fontsize=11)
+    return figure
+
 def draw_table(
     table:Table,     # its layout says what is drawn
     rows:list[dict], # of all profiles
@@ -293,6 +320,7 @@ def draw_table(
     layout = table.spec["layout"]
     panels = _panels(rows, layout) if "figure" in layout else {}
     if not panels: return None
+    if "x" not in layout["figure"]: return _dots_figure(table, panels)
     markers, colors = _styles([r for panel in panels.values() for r in panel], layout)
     size = 4.4*len(panels) + 1.8, 3.8
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained", dpi=100)
