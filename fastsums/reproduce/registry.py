@@ -10,6 +10,7 @@ __all__ = ['LOCATION_PARAMETERS', 'SCHEMA', 'LIBRARIES', 'ExperimentError', 'rep
 # %% ../../nbs/reproduce/00_registry.ipynb #13f26682
 import ast
 import difflib
+import fnmatch
 import hashlib
 import importlib.metadata
 import itertools
@@ -193,7 +194,7 @@ def expand_grid(
 _KEYS = {  # level: (required, optional)
     "table": (("title", "notebook", "version", "rows", "profiles", "layout"), ("parameters", "published", "notes")),
     "row": (("label",), ("parameters", "grid")),
-    "profile": (("title", "seeds"), ("parameters", "grid", "hardware", "minutes")),
+    "profile": (("title", "seeds"), ("parameters", "grid", "rows", "leave_out", "hardware", "minutes")),
     "published": (("result", "source", "figures"), ()),
     "layout": (("score",), ("axes", "also", "costs", "times", "conditions", "figure")),
 }
@@ -234,17 +235,24 @@ class Table:
         extra:dict|None=None,        # parameters that win over all others
     )->list[Run]:                    # all rows, and for each all seeds
         "The runs of a profile, each with its full and checked parameters"
-        p, found = self.profile(profile), {}
-        for common in expand_grid(p.get("grid")):
-            for row in self.spec["rows"]:
-                for axes in expand_grid(row.get("grid")):
-                    for seed in p["seeds"] if seeds is None else seeds:
-                        run = self._run(profile, row, {**common, **axes}, seed, extra or {})
-                        if run.hash in found:
-                            raise ExperimentError(f"table {self.name}, profile {profile}: "
-                                                  f"{run.title!r} and {found[run.hash].title!r} are the same run")
-                        found[run.hash] = run
+        p, found, unused = self.profile(profile), {}, set(self.profile(profile).get("leave_out", []))
+        for row, axes in self._combinations(p):
+            for seed in p["seeds"] if seeds is None else seeds:
+                run = self._run(profile, row, axes, seed, extra or {})
+                if left_out := {pattern for pattern in p.get("leave_out", []) if fnmatch.fnmatchcase(run.label, pattern)}:
+                    unused -= left_out
+                    continue
+                if run.hash in found:
+                    raise ExperimentError(f"table {self.name}, profile {profile}: {run.title!r} and {found[run.hash].title!r} are the same run")
+                found[run.hash] = run
+        if unused: raise ExperimentError(f"table {self.name}, profile {profile}: leave_out: no label fits {', '.join(map(repr, sorted(unused)))}")
         return list(found.values())
+
+    def _combinations(self, profile:dict):
+        "All rows of a profile, its own included, with the axes that tell them apart"
+        for common in expand_grid(profile.get("grid")):
+            for row in [*self.spec["rows"], *profile.get("rows", [])]:
+                for axes in expand_grid(row.get("grid")): yield row, {**common, **axes}
 
     def _run(self, profile:str, row:dict, axes:dict, seed:int, extra:dict)->Run:
         "One row with one seed"
@@ -277,7 +285,9 @@ def _read_table(name:str, spec:dict, folder:Path)->Table:
     "One table, checked"
     _check_keys("table", spec, f"table {name}")
     for i, row in enumerate(spec["rows"]): _check_keys("row", row, f"table {name}, row {i + 1}")
-    for k, profile in spec["profiles"].items(): _check_keys("profile", profile, f"table {name}, profile {k}")
+    for k, profile in spec["profiles"].items():
+        _check_keys("profile", profile, f"table {name}, profile {k}")
+        for i, row in enumerate(profile.get("rows", [])): _check_keys("row", row, f"table {name}, profile {k}, row {i + 1}")
     for k in ("published", "layout"):
         if k in spec: _check_keys(k, spec[k], f"table {name}, {k}")
     notebook = folder/spec["notebook"]
