@@ -248,6 +248,9 @@ def forward(self,
         y = (u_re*y.real + u_im*y.imag + self.to_real.bias).to(x.dtype)
     return y.expm1() if self.valuation else y
 
+for _f in (channel_discount, vertex_values, _complex_weights, _mix_and_sum, forward): setattr(FISLayer, _f.__name__, _f)
+
+# %% ../../nbs/layers/00_fis.ipynb #92bb3948
 def extra_repr(self)->str:
     "Channels, tree and the options that differ from the defaults"
     names = list(dict.fromkeys(map(str, self.trees)))
@@ -274,7 +277,7 @@ def operation_counts(self,
     # of a single channel nothing is added up: its products are of the kind that the sums are made of
     return {"mixing": 0, "scan": batch*scans + products} if self.in_channels == 1 else {"mixing": products, "scan": batch*scans}
 
-for _f in (channel_discount, vertex_values, _complex_weights, _mix_and_sum, forward, extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
+for _f in (extra_repr, operation_counts): setattr(FISLayer, _f.__name__, _f)
 
 # %% ../../nbs/layers/00_fis.ipynb #f8b93fda
 def published_options(

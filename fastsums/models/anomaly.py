@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
+from .backbones import seeded_generator
 from .fis_nets import FISOptions, LayerMaker
 
 # %% ../../nbs/models/05_anomaly.ipynb #d348d5ed
@@ -72,7 +73,7 @@ def feature_autoencoder(
     for name, value in dict(channels=channels, hidden=hidden, code=code).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     options = FISOptions(semiring, tree_type, num_nodes, **layer_options)
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    generator = seeded_generator(seed)
     make_layer = LayerMaker(options, tree_index, generator) if encoder == "fis" else lambda i, o: pointwise(i, o, generator=generator)
     return FeatureAutoEncoder(channels, make_layer, hidden, code, generator)
 

@@ -8,11 +8,13 @@ __all__ = ['FIS_CONVNEXT_MODES', 'FIS_CONVNEXT_STAGES', 'FIS_EFFICIENTNET_STAGES
 
 # %% ../../nbs/models/03_fis_large_nets.ipynb #6daa9dc9
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from .backbones import seeded_generator
 from .fis_nets import FISOptions, LayerMaker, replace, replace_by_fis_blocks
 from ..scan import scan
 from ..semiring import Semiring
@@ -53,10 +55,16 @@ FIS_CONVNEXT_MODES = ("base", "l2", "l4", "just_gating")
 FIS_CONVNEXT_STAGES = {"l2": "features.1", "l4": "features.3"}
 FIS_EFFICIENTNET_STAGES = {"s3": "features.2", "s4": "features.3"}
 
-def _classifier(build, last, num_classes, in_channels, seed):
-    "torchvision's network, drawn from a seed of its own, with a last layer for `num_classes`"
-    with torch.random.fork_rng(devices=[]):   # torchvision draws from the global generator
-        torch.manual_seed(seed)
+@contextmanager
+def _drawing_from(generator):
+    "torch's layers draw from the global generator: lend it a seed of ours, and give it back as it was"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+def _classifier(build, last, num_classes, in_channels, generator):
+    "torchvision's network with a last layer for `num_classes` and a first one for `in_channels`"
+    with _drawing_from(generator):
         net = build(weights=None)
         net.classifier[last] = nn.Linear(net.classifier[last].in_features, num_classes)
         if in_channels != 3:
@@ -65,42 +73,37 @@ def _classifier(build, last, num_classes, in_channels, seed):
             replace(net, first_convolution, with_channels)
     return net
 
-def _seeds(seed): return int(torch.randint(2**62, ())) if seed is None else seed
-
 def fis_convnext(
     mode:str="base",          # which part is replaced, one of `FIS_CONVNEXT_MODES`
     num_classes:int=10,       # size of the output
     in_channels:int=3,        # channels of the images
-    semiring:str|Semiring="maxplus", # semiring of the FIS layers and gates
-    tree_type:str="fixed",    # see `FISOptions`
-    num_nodes:int=3,          # vertices of each tree
     tree_index:int|Sequence[int]|None=None, # number of the fixed tree: one for all layers or one per layer; None: drawn
     residual:str="fis",       # residual branch of the block: "fis", "conv", "identity", "none"
     pool:str="max",           # pooling of the block: "max" or "avg"
-    directions:Sequence=("N", "S", "W"), # of the gates of mode just_gating
+    directions:Sequence|None=None, # of the three gates, mode just_gating only; None: N, S, W
     seed:int|None=None,       # seed of all trees and weights; None: one is drawn from PyTorch's default generator
-    **layer_options,          # further settings of the FIS layers: fields of `FISOptions`
+    **layer_options,          # settings of the FIS layers: fields of `FISOptions`, such as semiring and num_nodes
 )->nn.Module:                 # images (B, in_channels, H, W) -> (B, num_classes); published for 224×224
-    "torchvision's ConvNeXt-tiny with a FIS block in place of a stage, or with gates"
+    "torchvision's ConvNeXt-tiny with a FIS block in place of a stage, or with gates, which use semiring, discount and backend of the settings"
     if mode not in FIS_CONVNEXT_MODES: raise ValueError(f"mode must be one of {', '.join(FIS_CONVNEXT_MODES)}, got {mode!r}")
-    seed = _seeds(seed)
-    options = FISOptions(semiring, tree_type, num_nodes, **layer_options)
-    net = _classifier(torchvision.models.convnext_tiny, 2, num_classes, in_channels, seed)
-    if mode == "just_gating": return _append_gates(net, directions, options, seed)
-    return _with_block(net, FIS_CONVNEXT_STAGES.get(mode), options, tree_index, in_channels, residual, pool, seed)
+    if directions is not None and mode != "just_gating": raise ValueError(f"directions: mode {mode!r} has no gates, got {directions!r}")
+    options, generator = FISOptions(**layer_options), seeded_generator(seed)
+    net = _classifier(torchvision.models.convnext_tiny, 2, num_classes, in_channels, generator)
+    if mode == "just_gating": return _append_gates(net, ("N", "S", "W") if directions is None else directions, options, tree_index, generator)
+    return _with_block(net, FIS_CONVNEXT_STAGES.get(mode), options, tree_index, in_channels, residual, pool, generator)
 
-def _with_block(net, stage, options, tree_index, in_channels, residual, pool, seed):
-    "The network with a FIS block for a stage, or as it is"
-    generator = torch.Generator().manual_seed(seed)
+def _with_block(net, stage, options, tree_index, in_channels, residual, pool, generator):
+    "The network with a FIS block for a stage; as it is without one"
+    if stage is None: return net
     make_layer = LayerMaker(options, tree_index, generator)
-    if stage is not None: replace_by_fis_blocks(net, stage, make_layer, (in_channels, 224, 224), residual, pool, generator)
-    return make_layer.check(net) if stage is not None else net
+    return make_layer.check(replace_by_fis_blocks(net, stage, make_layer, (in_channels, 224, 224), residual, pool, generator))
 
-def _append_gates(net, directions, options, seed):
+def _append_gates(net, directions, options, tree_index, generator):
     "A gate behind each of the first three stages"
     if len(directions) != 3: raise ValueError(f"directions: expected three, one for each gate, got {directions!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
+    useless = [name for name in ("complex", "strict", "valuation", "activation") if getattr(options, name)] + ["tree_index"]*(tree_index is not None)
+    if useless: raise ValueError(f"{', '.join(useless)}: mode 'just_gating' has no FIS layer, its gates use semiring, discount and backend")
+    with _drawing_from(generator):
         for stage, channels, direction in zip((1, 3, 5), (96, 192, 384), directions):
             net.features[stage].append(ScanGate(channels, direction, options.semiring, options.discount, options.backend))
     return net
@@ -112,18 +115,14 @@ def fis_efficientnet(
     mode:str="base",          # which part is replaced, one of `FIS_EFFICIENTNET_MODES`
     num_classes:int=10,       # size of the output
     in_channels:int=3,        # channels of the images
-    semiring:str|Semiring="maxplus", # semiring of the FIS layers
-    tree_type:str="fixed",    # see `FISOptions`
-    num_nodes:int=3,          # vertices of each tree
     tree_index:int|Sequence[int]|None=None, # number of the fixed tree: one for all layers or one per layer; None: drawn
     residual:str="fis",       # residual branch of the block: "fis", "conv", "none"
     pool:str="max",           # pooling of the block: "max" or "avg"
     seed:int|None=None,       # seed of all trees and weights; None: one is drawn from PyTorch's default generator
-    **layer_options,          # further settings of the FIS layers: fields of `FISOptions`
+    **layer_options,          # settings of the FIS layers: fields of `FISOptions`, such as semiring and num_nodes
 )->nn.Module:                 # images (B, in_channels, H, W) -> (B, num_classes); published for 224×224
     "torchvision's EfficientNet-B0 with a FIS block in place of a stage"
     if mode not in FIS_EFFICIENTNET_MODES: raise ValueError(f"mode must be one of {', '.join(FIS_EFFICIENTNET_MODES)}, got {mode!r}")
-    seed = _seeds(seed)
-    options = FISOptions(semiring, tree_type, num_nodes, **layer_options)
-    net = _classifier(torchvision.models.efficientnet_b0, 1, num_classes, in_channels, seed)
-    return _with_block(net, FIS_EFFICIENTNET_STAGES.get(mode), options, tree_index, in_channels, residual, pool, seed)
+    options, generator = FISOptions(**layer_options), seeded_generator(seed)
+    net = _classifier(torchvision.models.efficientnet_b0, 1, num_classes, in_channels, generator)
+    return _with_block(net, FIS_EFFICIENTNET_STAGES.get(mode), options, tree_index, in_channels, residual, pool, generator)

@@ -12,26 +12,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .backbones import init_weights
-from .fis_nets import FISBlock, FISOptions, LayerMaker
+from .backbones import init_weights, seeded_generator
+from .fis_nets import BATCH_NORMS, CONVOLUTIONS, GLOBAL_POOLS, FISBlock, FISOptions, LayerMaker
 from ..semiring import Semiring
 
 # %% ../../nbs/models/04_fis_small_nets.ipynb #e243104a
-_CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
-_BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
-_AVERAGES = nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d
-_MAXIMA = nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d
-
 def _maker(options, tree_index, seed):
     "What makes the layers of a network, and its generator"
-    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    generator = seeded_generator(seed)
     return LayerMaker(options, tree_index, generator), generator
 
 def _draw(module, generator):
     "Draw the weights of convolutions of any number of axes and of linear layers; biases of convolutions are zero"
     for part in module.modules():
         if isinstance(part, (nn.Conv1d, nn.Conv3d)): nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        if isinstance(part, _CONVOLUTIONS) and part.bias is not None: nn.init.zeros_(part.bias)
+        if isinstance(part, CONVOLUTIONS) and part.bias is not None: nn.init.zeros_(part.bias)
     return init_weights(module, generator)
 
 def fis_net(
@@ -55,10 +50,10 @@ def fis_net(
     strides = [1]*len(blocks) if strides is None else list(strides)
     if len(strides) != len(blocks): raise ValueError(f"strides: expected {len(blocks)}, one for each block, got {len(strides)}")
     make_layer, generator = _maker(options, tree_index, seed)
-    net = nn.Sequential(_CONVOLUTIONS[ndim - 1](in_channels, stem, 3, padding=1, bias=False), _BATCH_NORMS[ndim - 1](stem), nn.ReLU())
+    net = nn.Sequential(CONVOLUTIONS[ndim - 1](in_channels, stem, 3, padding=1, bias=False), BATCH_NORMS[ndim - 1](stem), nn.ReLU())
     for i, o, stride in zip(widths, blocks, strides):
         net.append(FISBlock(i, o, make_layer, "identity" if i == o else "conv", pool, stride, ndim=ndim))
-    net.extend([_AVERAGES[ndim - 1](1), nn.Flatten(), nn.Linear(blocks[-1], num_classes)])
+    net.extend([GLOBAL_POOLS["avg"][ndim - 1](1), nn.Flatten(), nn.Linear(blocks[-1], num_classes)])
     return make_layer.check(_draw(net, generator))
 
 # %% ../../nbs/models/04_fis_small_nets.ipynb #43f46f5e
@@ -96,7 +91,6 @@ class Skip(nn.Module):
     def forward(self, x): return self.project(x) + self.gamma*self.layer(x)
 
 # %% ../../nbs/models/04_fis_small_nets.ipynb #e1323253
-_POOLING = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
 _WORDS = "fis [channels], conv1 channels, conv3 channels, depthwise3, batch norm, layer norm, relu, max pool"
 
 def _layer(word:str, channels:int, make_layer:Callable, skip:bool):
@@ -129,14 +123,14 @@ def layer_list_net(
     **layer_options,           # further settings of the FIS layers: fields of `FISOptions`
 )->nn.Sequential:              # images (B, in_channels, H, W) -> (B, num_classes)
     "A network written as a list of words"
-    if pool not in _POOLING: raise ValueError(f"pool must be one of {', '.join(_POOLING)}, got {pool!r}")
+    if pool not in GLOBAL_POOLS: raise ValueError(f"pool must be one of {', '.join(GLOBAL_POOLS)}, got {pool!r}")
     make_layer, generator = _maker(FISOptions(semiring, tree_type, num_nodes, **layer_options), tree_index, seed)
     net, channels = nn.Sequential(), in_channels
     if positions is not None: net.append(Positions(positions)); channels += net[0].channels
     for word in layers:
         layer, channels = _layer(word, channels, make_layer, skip)
         net.append(layer)
-    net.extend([_POOLING[pool](1), nn.Flatten(), nn.Linear(channels, num_classes)])
+    net.extend([GLOBAL_POOLS[pool][1](1), nn.Flatten(), nn.Linear(channels, num_classes)])
     return make_layer.check(_draw(net, generator))
 
 # %% ../../nbs/models/04_fis_small_nets.ipynb #cf066bec
@@ -183,7 +177,7 @@ def small_convnext(
         if stage: net.extend([ChannelNorm(widths[stage - 1]), nn.Conv2d(widths[stage - 1], width, 2, stride=2)])
         net.extend(ConvNeXtBlock(width) for _ in range(blocks))
     net.extend([nn.AdaptiveAvgPool2d(1), ChannelNorm(widths[-1]), nn.Flatten(), nn.Linear(widths[-1], num_classes)])
-    return _draw(net, _maker(FISOptions(), None, seed)[1])
+    return _draw(net, seeded_generator(seed))
 
 def fully_connected_net(
     num_classes:int=10,    # size of the output
@@ -196,4 +190,4 @@ def fully_connected_net(
     "Two hidden layers: what can be done without looking at neighbours at all"
     net = nn.Sequential(nn.Flatten(), nn.Linear(in_channels*image_size**2, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU(),
                         nn.Dropout(dropout), nn.Linear(hidden, num_classes))
-    return _draw(net, _maker(FISOptions(), None, seed)[1])
+    return _draw(net, seeded_generator(seed))

@@ -424,7 +424,7 @@ def _with_blocks(row, backend, base, stages):
 def fis_convnexts(row, backend):
     "ConvNeXt-tiny with a FIS block or gates"
     if row.get("model_mode") != "just_gating": yield from _with_blocks(row, backend, fis_convnext, FIS_CONVNEXT_STAGES)
-    else: yield fis_convnext("just_gating", row["num_classes"], row["input"][0], row.get("semiring", "maxplus"), seed=0, backend=backend,
+    else: yield fis_convnext("just_gating", row["num_classes"], row["input"][0], semiring=row.get("semiring", "maxplus"), seed=0, backend=backend,
                              discount=row.get("discount_init", 0.99) if row.get("use_discounted_sums") else None)
 
 @register_network("FISEfficientNet")

@@ -207,6 +207,7 @@ def _check_keys(level:str, given:dict, where:str):
     problems += [f"key {k!r} is missing" for k in required if k not in given]
     if problems: raise ExperimentError(f"{where}: " + "; ".join(problems))
 
+# %% ../../nbs/reproduce/00_registry.ipynb #6a510555
 @dataclass(frozen=True)
 class Table:
     "A table of `experiments.yaml`"

@@ -292,6 +292,7 @@ def _draw_panel(ax, rows:list[dict], layout:dict, markers:dict, colors:dict):
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
+# %% ../../nbs/reproduce/02_tables.ipynb #c0aab22a
 def _draw_dots(ax, rows:list[dict], layout:dict):
     "A line for each row: its label, mean and standard deviation"
     score, factor = layout["score"]["result"], layout["score"].get("factor", 1)
@@ -312,6 +313,7 @@ def _dots_figure(table:Table, panels:dict[str, list[dict]])->plt.Figure:
     figure.suptitle(table.title, fontsize=11)
     return figure
 
+# %% ../../nbs/reproduce/02_tables.ipynb #5785cf3a
 def draw_table(
     table:Table,     # its layout says what is drawn
     rows:list[dict], # of all profiles

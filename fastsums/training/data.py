@@ -332,6 +332,7 @@ def _split(labels, valid_fraction, split_seed, train_size, valid_size):
     if valid_size is not None: _check_int("valid_size", valid_size, 1, len(valid), ", the held-out validation part")
     return train[:train_size], valid[:valid_size]
 
+# %% ../../nbs/training/00_data.ipynb #02ae779c
 def get_dls(
     name:str,                    # a name in `DATASETS`
     image_size:int|None=None,    # height and width after resizing; None: as stored
