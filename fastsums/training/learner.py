@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import distrib_barrier, get_model, no_random, rank_distrib
 from fastcore.basics import noop
 from fastcore.imports import IN_NOTEBOOK
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -209,6 +210,17 @@ class SaveBest(TrackerCallback):
         if self.best_epoch is not None: load_weights(get_model(self.model), self.path)
         super().after_fit()
 
+    def state_dict(self)->dict: # what a checkpoint of the training needs
+        "The best epoch so far, its accuracy and its weights"
+        return dict(best=float(self.best), best_epoch=self.best_epoch, weights=load_file(self.path))
+
+    def load_state_dict(self,
+        state:dict, # of `state_dict`
+    ):
+        "Go on from there: the file of the best weights is written anew"
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        if not rank_distrib(): save_file(state["weights"], self.path)
+
 # %% ../../nbs/training/01_learner.ipynb #41534916
 def _make_optimizer(settings, groups, lr):
     "torch's optimizer in fastai's wrapper"
@@ -267,6 +279,7 @@ def _showing_progress(learn, progress):
 def train(
     learn:Learner,                       # of `make_learner`; its model is trained in place
     settings:TrainingSettings|None=None, # None, or the settings that the learner was made with
+    callbacks:Sequence[Callback]=(),     # more callbacks for this fit, such as `fastsums.training.checkpoints.Checkpoint()`
 )->Learner:                              # the same learner
     "Train as the settings say, with random numbers of its own"
     if settings is not None and settings != learn.settings:
@@ -274,7 +287,7 @@ def train(
     settings = learn.settings
     if learn.writes_files: learn.path.mkdir(parents=True, exist_ok=True)
     if hasattr(learn.dls.train, "restart"): learn.dls.train.restart()
-    callbacks = training_callbacks(learn)
+    callbacks = [*training_callbacks(learn), *callbacks]
     with no_random(settings.seed), _showing_progress(learn, settings.progress):
         learn.fit(settings.epochs, cbs=callbacks, reset_opt=True)
     if callbacks[0].message: raise TrainingDiverged(callbacks[0].message)
