@@ -192,11 +192,13 @@ def expand_grid(
 
 # %% ../../nbs/reproduce/00_registry.ipynb #15daff2d
 _KEYS = {  # level: (required, optional)
-    "table": (("title", "notebook", "version", "rows", "profiles", "layout"), ("parameters", "published", "notes")),
+    "table": (("title", "notebook", "version", "rows", "profiles", "layout"), ("parameters", "published", "notes", "search")),
     "row": (("label",), ("parameters", "grid")),
     "profile": (("title", "seeds"), ("parameters", "grid", "rows", "leave_out", "hardware", "minutes")),
     "published": (("result", "source", "figures"), ()),
     "layout": (("score",), ("axes", "also", "costs", "times", "conditions", "figure")),
+    "search": (("objective", "ranges"), ("direction", "parameters")),
+    "range": (("low", "high"), ("log", "step")),
 }
 
 def _check_keys(level:str, given:dict, where:str):
@@ -249,6 +251,17 @@ class Table:
         if unused: raise ExperimentError(f"table {self.name}, profile {profile}: leave_out: no label fits {', '.join(map(repr, sorted(unused)))}")
         return list(found.values())
 
+    def trial(self,
+        profile:str, # which profile
+        values:dict, # name -> value, of the ranges of the table's search
+    )->Run:          # with the profile's first seed
+        "The run that a search makes of a profile: the table's search, with these values"
+        p = self.profile(profile)
+        several = [name for name, choices in p.get("grid", {}).items() if len(choices) > 1 and name not in values]
+        if several: raise ExperimentError(f"table {self.name}, profile {profile}: a search needs one value of {', '.join(several)}; give it under search: parameters")
+        row = dict(label="trial", parameters={**expand_grid(p.get("grid"))[0], **self.spec["search"].get("parameters", {})})
+        return self._run(profile, row, dict(values), p["seeds"][0], {})
+
     def _combinations(self, profile:dict):
         "All rows of a profile, its own included, with the axes that tell them apart"
         for common in expand_grid(profile.get("grid")):
@@ -296,7 +309,21 @@ def _read_table(name:str, spec:dict, folder:Path)->Table:
     if missing := {"run_dir", "seed"} - set(table.known):
         raise ExperimentError(f"table {name}: the parameters cell of {notebook.name} lacks {', '.join(sorted(missing))}")
     for profile in spec["profiles"]: table.runs(profile)
+    if "search" in spec: _check_search(table)
     return table
+
+def _check_search(table:Table):
+    "Refuse a search over unknown parameters, or with an objective on the test set"
+    search, where = table.spec["search"], f"table {table.name}, search"
+    _check_keys("search", search, where)
+    if "test" in search["objective"]: raise ExperimentError(f"{where}: objective {search['objective']!r} is of the test set; settings are chosen on validation data")
+    if search.get("direction", "maximize") not in ("maximize", "minimize"): raise ExperimentError(f"{where}: direction: expected maximize or minimize, got {search['direction']!r}")
+    for name, values in search["ranges"].items():
+        if isinstance(values, dict): _check_keys("range", values, f"{where}, range of {name!r}"); values = [values["low"], values["high"]]
+        if not isinstance(values, list) or not values: raise ExperimentError(f"{where}: range of {name!r}: expected a list of values, or low and high, got {values!r}")
+        for value in values:
+            try: check_parameters({**search.get("parameters", {}), name: value}, table.known)
+            except ExperimentError as error: raise ExperimentError(f"{where}: {error}") from None
 
 # %% ../../nbs/reproduce/00_registry.ipynb #4f55e7c4
 SCHEMA = 1
