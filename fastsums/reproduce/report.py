@@ -45,8 +45,9 @@ def draw_curves(
             history = history_of(place.final) if place.metrics() is not None else None
             if history is not None: panels.setdefault(profile, {}).setdefault(run.label, []).append(history)
     if not panels: return None
-    figure, axes = plt.subplots(1, len(panels), figsize=(6*len(panels), 3.6), squeeze=False, layout="constrained", dpi=90)
-    for ax, (profile, rows) in zip(axes[0], panels.items()): _draw_rows(ax, profile, rows)
+    heights = [max(2.6, .13*len(rows) + .8) for rows in panels.values()]
+    figure, axes = plt.subplots(len(panels), 1, figsize=(9, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained", dpi=90)
+    for ax, (profile, rows) in zip(axes[:, 0], panels.items()): _draw_rows(ax, profile, rows)
     return figure
 
 def _draw_rows(ax, profile:str, rows:dict[str, list[pd.DataFrame]]):
@@ -59,7 +60,7 @@ def _draw_rows(ax, profile:str, rows:dict[str, list[pd.DataFrame]]):
         ax.plot(mean.index + 1, mean, color=colors(i), lw=1.5, marker=".", label=label)
     ax.set(title=profile, xlabel="epoch", ylabel=column.replace("_", " ").replace("valid", "validation") if column != "accuracy" else "validation accuracy")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(fontsize=6, ncols=1 + len(rows)//16, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
+    ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
 
 # %% ../../nbs/reproduce/06_report.ipynb #82b7164e
 def failed_runs(
