@@ -446,7 +446,8 @@ def _plan(options)->tuple[dict[str, Table], list[Run]]:
     tables = load_tables(options.experiments)
     if unknown := [name for name in options.table or [] if name not in tables]:
         raise ExperimentError("--table: " + unknown_name("table", unknown[0], tables))
-    tables = {name: t for name, t in tables.items() if not options.table or name in options.table}
+    tables = {name: t for name, t in tables.items() if (name in options.table if options.table else options.profile in t.spec["profiles"])}
+    if not tables: raise ExperimentError(f"--profile: no table has a profile {options.profile!r}")
     asked = options.profile, options.seeds, options.rows, dict(options.parameters)
     runs = [r for t in tables.values() for r in choose_runs(t, *asked)]
     labels = dict.fromkeys(r.label for t in tables.values() for r in t.runs(options.profile))
