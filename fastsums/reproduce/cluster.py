@@ -122,7 +122,7 @@ class ClusterSweep:
         if not runs: return []
         executor = self.settings.executor(self.folder/".jobs"/"%j")
         with executor.batch(): jobs = [executor.submit(RunJob(run, self.folder, self.force, since)) for run in runs]
-        print(f"submitted {len(jobs)} jobs, {jobs[0].job_id} and on; their logs are in {self.folder/'.jobs'}", flush=True)
+        print(f"submitted {len(jobs)} jobs, {jobs[0].job_id} and on; their logs are in {self.folder.name}/.jobs", flush=True)
         return list(zip(runs, jobs))
 
     def _end(self, run, job, since:float):
