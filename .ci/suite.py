@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "fastsums"
-GOLDEN = {"fis": NBS / "data" / "golden" / "fis"}  # system -> folder of golden files
-BACKENDS = ("torch", "cpu", "triton")  # of the golden files
+GOLDEN = NBS / "data" / "golden"  # a folder of golden files for each system
+SYSTEMS = {"fis": ("torch", "cpu", "triton"), "mimoconv": ("auto",)}  # system -> backends that its files are checked with
 PUBLIC_NAMES = "Semiring, Direction, CornerTree, scan, iterated_sum, FISLayer, FISLayerFixedTree, FISLayerRandomTrees"
 HEAVY = ["fastai", "triton", "torchvision", "numba"]  # what `import fastsums` must not load
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|var/tmp)/[\w.]")
@@ -406,10 +406,10 @@ def main() -> int:
         heading(f"Notebooks with their slow cells ({len(slow)})")
         results += test_notebooks(slow, forced | {"slow"}, options.workers, options.timeout)
 
-    systems = [(name, backend) for name in GOLDEN for backend in BACKENDS if wanted(f"conformance: {name}, {backend}")]
+    systems = [(name, backend) for name, backends in SYSTEMS.items() for backend in backends if wanted(f"conformance: {name}, {backend}")]
     if systems:
         heading("Conformance")
-        results += [report(conformance(name, GOLDEN[name], backend)) for name, backend in systems]
+        results += [report(conformance(name, GOLDEN / name, backend)) for name, backend in systems]
 
     for result in results:
         if result.failed:

@@ -41,10 +41,11 @@ class _OwnCounts:
 def count_operations(
     model:nn.Module,            # a network; its weights and its training mode are left as they are
     input_size:tuple=(3,32,32), # shape of one input without the batch axis
-)->dict[str,int]:               # conv_linear, mixing, scan, and total = conv_linear + mixing, for ONE input
-    "Multiply-adds and scan steps of one forward pass (evaluation mode, batch of one)"
+    images:int=1,               # inputs in the batch; more than one for networks that share work between them
+)->dict[str,int]:               # conv_linear, mixing, scan, and total = conv_linear + mixing, for the whole batch
+    "Multiply-adds and scan steps of one forward pass (evaluation mode)"
     weight = next(model.parameters(), torch.zeros(()))
-    x, training = torch.zeros(1, *input_size, dtype=weight.dtype, device=weight.device), {m: m.training for m in model.modules()}
+    x, training = torch.zeros(images, *input_size, dtype=weight.dtype, device=weight.device), {m: m.training for m in model.modules()}
     with ExitStack() as stack:
         watcher = FlopCounterMode(display=False)
         own = _OwnCounts(watcher)

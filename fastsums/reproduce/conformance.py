@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -539,6 +540,9 @@ def main(
     arguments:list[str]|None=None, # command line; None: that of the process
 )->int:                            # exit status
     "fastsums_conformance DIR [--system fis] [--backend auto]"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning) # from fastai, on import
+        from fastsums.reproduce import mimo_conformance # registers its formats; it builds on this module
     parser = argparse.ArgumentParser(prog="fastsums_conformance", description="Check recorded values of a folder against this package.")
     parser.add_argument("folder", metavar="DIR", help="folder with golden files, such as nbs/data/golden/fis")
     parser.add_argument("--system", default="fis", choices=sorted(_FORMATS), help="whose formats the files have (default: fis)")

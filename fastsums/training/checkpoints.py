@@ -140,8 +140,8 @@ class Checkpoint(Callback):
         self.state, self.seconds = state, list(state["seconds"])
 
     def _with_state(self):
-        "The other callbacks of this fit that can say and take their state"
-        return [cb for cb in self.learn.cbs if hasattr(cb, "state_dict") and hasattr(cb, "load_state_dict") and cb is not self]
+        "The callbacks of this fit that can say and take their state. Their classes are asked: a callback itself answers for learner and model too"
+        return [cb for cb in self.learn.cbs if all(hasattr(type(cb), name) for name in ("state_dict", "load_state_dict"))]
 
     @property
     def done(self)->int:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device, show_image, subplots
@@ -172,16 +171,17 @@ def read_dataset(
     return ImageData(*_read_cifar(folder, {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]))
 
 # %% ../../nbs/training/00_data.ipynb #2b9df2e1
-AUGMENTATIONS = ("none", "crop", "crop_flip", "rand_cutout")
+AUGMENTATIONS = ("none", "crop", "crop_flip", "reflect_crop_flip", "rand_cutout")
 
 def random_crop(
     x:Tensor,                  # (B, C, H, W), any dtype
-    padding:int,               # zeros added on each side, >= 0
+    padding:int,               # pixels added on each side, >= 0
     generator:torch.Generator, # on the CPU, so that all devices see the same offsets
+    border:str="constant",     # what comes in: "constant", zeros; "reflect", the mirror image
 )->Tensor:                     # (B, C, H, W)
-    "Shift each image by its own random offset of at most `padding` pixels along each axis; zeros come in"
+    "Shift each image by its own random offset of at most `padding` pixels along each axis"
     top, left = torch.randint(0, 2*padding + 1, (2, len(x)), generator=generator).to(x.device)
-    windows = F.pad(x, (padding,)*4).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1) # (B, C, 2p+1, 2p+1, H, W), a view
+    windows = TF.pad(x, [padding], padding_mode=border).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1) # (B, C, 2p+1, 2p+1, H, W), a view
     return windows[torch.arange(len(x), device=x.device), :, top, left]
 
 def random_flip(
@@ -282,8 +282,8 @@ class ImageTransform:
     )->tuple:        # images (B, C, H, W), float32, and labels (B,)
         x, y = batch
         if x.shape[-1] != self.image_size: x = TF.resize(x, [self.image_size]*2, antialias=True)
-        if self.augment in ("crop", "crop_flip"): x = random_crop(x, self.padding, self.generator)
-        if self.augment == "crop_flip": x = random_flip(x, self.generator)
+        if "crop" in self.augment: x = random_crop(x, self.padding, self.generator, "reflect" if "reflect" in self.augment else "constant")
+        if "flip" in self.augment: x = random_flip(x, self.generator)
         if self.augment == "rand_cutout": x = cutout(rand_augment(x, self.generator), 8, self.generator)
         return TF.normalize(x.float()/255, self.mean, self.std), y
 
@@ -301,13 +301,14 @@ class MemoryLoader(DataLoader):
         dataset:TensorDataset, # images and labels
         bs:int=64,             # images a batch; the last batch may be smaller
         seed:int=0,            # of the order, where `shuffle=True`, and of the augmentation
+        passes:int=1,          # how often an epoch goes through the images, each time in another order
         **kwargs               # of fastai's `DataLoader`: shuffle, after_batch, num_workers, device, …
     ):
         state = random.getstate() # fastai seeds each loader from Python's global generator
         super().__init__(dataset, bs=bs, **kwargs)
         random.setstate(state)
         self.fake_l.generator = torch.Generator() # else torch draws a seed from its global generator for every pass
-        self.seed = seed
+        self.seed, self.passes = seed, passes
         self.restart()
 
     def restart(self):
@@ -328,11 +329,16 @@ class MemoryLoader(DataLoader):
         self.fake_l.generator.set_state(state["workers"])
         if state["augmentation"]: self.after_batch.load_state_dict(state["augmentation"])
 
+    def __iter__(self):
+        for _ in range(self.passes): yield from super().__iter__()
+
+    def __len__(self): return self.passes*super().__len__()
+
     def create_batches(self, samples):
         return (self.dataset[list(rows)] for rows in chunked(samples, self.bs, self.drop_last))
 
     def new(self, dataset=None, cls=None, **kwargs):
-        return super().new(dataset, cls, **{"seed": self.seed, **kwargs})
+        return super().new(dataset, cls, **{"seed": self.seed, "passes": self.passes, **kwargs})
 
     def show_batch(self,
         max_n:int=16, # how many images
@@ -430,6 +436,8 @@ def get_dls(
     device=None,                 # where the batches go; None: the GPU if there is one
     normalize:str|tuple|None=None, # None: the statistics of `DATASETS[name]`; another data set's name; "train": of the training part; a pair (mean, std)
     padding:int=4,               # of the crops, in pixels after resizing
+    drop_last:bool=False,        # leave out a last training batch that is not full
+    passes:int=1,                # how often an epoch goes through the training part
 )->ImageLoaders:                 # loaders train, valid, test
     "A data set by name, as loaders for training, validation and testing"
     _check_name(name)
@@ -437,7 +445,7 @@ def get_dls(
     if not isinstance(valid_fraction, float) or not 0 < valid_fraction < 1:
         raise ValueError(f"valid_fraction: expected a number between 0 and 1, exclusive, got {valid_fraction!r}")
     if image_size is not None: _check_int("image_size", image_size, 1)
-    for argument, value, low in (("batch_size", batch_size, 1), ("padding", padding, 0), ("num_workers", num_workers, 0)):
+    for argument, value, low in (("batch_size", batch_size, 1), ("padding", padding, 0), ("num_workers", num_workers, 0), ("passes", passes, 1)):
         _check_int(argument, value, low)
     data = read_dataset(name, root)
     train, valid = _split(data.train_labels, valid_fraction, split_seed, train_size, valid_size)
@@ -448,8 +456,10 @@ def get_dls(
     test_set = TensorDataset(data.test_images[test], data.test_labels[test])
     mean, std = _statistics(normalize, name, train_set.tensors[0])
     size, channels = image_size or data.train_images.shape[-1], data.train_images.shape[1]
-    def loader(dataset, shuffle, augment):
+    def loader(dataset, augment="none", **options):
         transform = ImageTransform(size, mean, std, augment, padding)
-        return MemoryLoader(dataset, bs=batch_size, seed=seed, shuffle=shuffle, after_batch=transform, num_workers=num_workers)
-    return ImageLoaders(loader(train_set, True, augment), loader(valid_set, False, "none"), loader(test_set, False, "none"),
+        return MemoryLoader(dataset, bs=batch_size, seed=seed, after_batch=transform, num_workers=num_workers, **options)
+    train_loader = loader(train_set, augment, shuffle=True, drop_last=drop_last, passes=passes)
+    if not len(train_loader): raise ValueError(f"batch_size: {batch_size} is more than the {len(train_set)} training images, and drop_last leaves nothing")
+    return ImageLoaders(train_loader, loader(valid_set), loader(test_set),
                         name, data.vocab, channels, size, device=default_device() if device is None else device)
