@@ -248,7 +248,7 @@ def _not_run(table:Table, name:str, rows:list[dict], axes:dict)->list[str]:
 
 # %% ../../nbs/reproduce/02_tables.ipynb #1e5ab5df
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
-COLORS = ("#c2410c", "#1d4ed8", "#047857", "#7e22ce", "#a16207")
+COLORS = ("#c2410c", "#1d4ed8", "#047857", "#7e22ce", "#a16207", "#0e7490", "#be185d", "#404040")
 PLAIN, PUBLISHED = "#404040", "#9ca3af"
 
 def _styles(rows:list[dict], layout:dict)->tuple[dict, dict]:
@@ -285,12 +285,32 @@ def _draw_panel(ax, rows:list[dict], layout:dict, markers:dict, colors:dict):
     known = sorted((r for r in rows if r[f"{score}_published"] != ""), key=lambda r: r[x])
     ax.plot([r[x] for r in known], [factor*r[f"{score}_published"] for r in known], color=PUBLISHED,
             marker="D", mfc="none", ms=9, lw=1, ls="--", zorder=2)
-    ax.set(xscale="log", xlabel={**layout.get("costs", {}), **layout.get("times", {})}[x])
+    _log_axis(ax, {**layout.get("costs", {}), **layout.get("times", {})}[x])
+
+def _log_axis(ax, label:str):
+    "A logarithmic axis with round numbers, and room at the border"
+    ax.set(xscale="log", xlabel=label)
     ax.margins(x=0.12, y=0.12)
     ax.grid(alpha=0.25)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+# %% ../../nbs/reproduce/02_tables.ipynb #1d064e97
+def _draw_curves(ax, rows:list[dict], layout:dict, markers:dict, colors:dict):
+    "A line for each row, through the points of the ways in which it can be used"
+    figure, factor = layout["figure"], layout["score"].get("factor", 1)
+    for r in rows:
+        points = [(way, r[x], factor*r[f"{y}_mean"], r[f"{y}_std"]) for way, (x, y) in figure["curves"].items() if r[x] != "" and r[f"{y}_mean"] != ""]
+        ax.plot([x for _, x, _, _ in points], [y for _, _, y, _ in points], color=colors[r["label"]], lw=1, zorder=2)
+        for way, x, y, std in points:
+            ax.errorbar(x, y, yerr=factor*std if std != "" else None, marker=markers[way], color=colors[r["label"]], ms=8, mec="white", mew=0.8, capsize=3, lw=1, ls="", zorder=3)
+    _log_axis(ax, figure["x"])
+
+def _curve_styles(rows:list[dict], layout:dict)->tuple[dict, dict]:
+    "Marker of each way, colour of each row"
+    labels = list(dict.fromkeys(r["label"] for r in rows))
+    return dict(zip(layout["figure"]["curves"], MARKERS)), {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
 
 # %% ../../nbs/reproduce/02_tables.ipynb #c0aab22a
 def _draw_dots(ax, rows:list[dict], layout:dict):
@@ -323,24 +343,25 @@ def draw_table(
     panels = _panels(rows, layout) if "figure" in layout else {}
     if not panels: return None
     if "x" not in layout["figure"]: return _dots_figure(table, panels)
-    markers, colors = _styles([r for panel in panels.values() for r in panel], layout)
+    curves, everything = "curves" in layout["figure"], [r for panel in panels.values() for r in panel]
+    markers, colors = (_curve_styles if curves else _styles)(everything, layout)
     size = 4.4*len(panels) + 1.8, 3.8
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained", dpi=100)
     for ax, (title, panel) in zip(axes[0], panels.items()):
-        _draw_panel(ax, panel, layout, markers, colors)
+        (_draw_curves if curves else _draw_panel)(ax, panel, layout, markers, colors)
         seeds = sorted({r["n"] for r in panel})
         number = "–".join(map(str, sorted({seeds[0], seeds[-1]})))
         ax.set_title(f"{title} ({number} seed{'s' if seeds[-1] > 1 else ''})", fontsize=10)
     score = layout["score"]
-    axes[0][0].set_ylabel(score["title"] + (f" ({score['unit']})" if "unit" in score else ""))
-    published = any(r[f"{score['result']}_published"] != "" for panel in panels.values() for r in panel)
+    axes[0][0].set_ylabel(layout["figure"].get("y", score["title"]) + (f" ({score['unit']})" if "unit" in score else ""))
+    published = not curves and any(r[f"{score['result']}_published"] != "" for r in everything)
     figure.legend(handles=_legend(layout, markers, colors, published), loc="outside right center", frameon=False, fontsize=9)
     figure.suptitle(table.title, fontsize=11)
     return figure
 
 def _legend(layout:dict, markers:dict, colors:dict, published:bool)->list[Line2D]:
     "One entry for each marker, each colour, and the published figures"
-    plain = layout["figure"]["line"].get(layout["figure"]["marker"])
+    plain = layout["figure"]["line"].get(layout["figure"]["marker"]) if "line" in layout["figure"] else None
     entries = [Line2D([], [], marker=m, color=PLAIN, ls="-" if name == plain else "", lw=1, mec="white", ms=8, label=str(name))
                for name, m in markers.items()]
     entries += [Line2D([], [], marker="o", color=c, ls="", mec="white", ms=8, label=str(name))
