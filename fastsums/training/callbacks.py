@@ -45,6 +45,10 @@ class DynamicSuperposition(Callback):
     def before_validate(self): self.net.superposed = self.net.num
     def after_fit(self): self.net.superposed = self.net.num
 
+    def identity(self)->dict: # for checkpoints
+        "What it is set to"
+        return dict(low=self.low, frequency=self.frequency, seed=self.seed)
+
     def state_dict(self)->dict: # for checkpoints
         "Where the draws are"
         return dict(draws=self.rng.getstate())
@@ -82,6 +86,11 @@ class BatchMixUp(MixHandler):
     ):
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf: raise ValueError(f"alpha: expected a number > 0 (without mixup leave this callback out), got {alpha!r}")
         super().__init__(float(alpha))
+        self.alpha = float(alpha)
+
+    def identity(self)->dict: # for checkpoints
+        "What it is set to"
+        return dict(alpha=self.alpha)
 
     def draw(self,
         images:int, # of the batch
@@ -91,7 +100,7 @@ class BatchMixUp(MixHandler):
 
     def before_train(self):
         super().before_train()
-        self.right, self.seen = 0., 0
+        self.right, self.images = torch.zeros((), device=self.dls.device), 0
 
     def before_batch(self):
         self.lam, order = self.draw(len(self.y))
@@ -101,12 +110,12 @@ class BatchMixUp(MixHandler):
 
     def after_pred(self):
         answers = self.pred.argmax(1)
-        self.right += (self.lam*(answers == self.y).sum() + (1 - self.lam)*(answers == self.yb1[0]).sum()).item()
-        self.seen += len(answers)
+        self.right += self.lam*(answers == self.y).sum() + (1 - self.lam)*(answers == self.yb1[0]).sum()
+        self.images += len(answers)
 
     def scalars(self)->dict: # for logs
         "The training accuracy, in which each of two labels counts by its share"
-        return {"train_accuracy": self.right/max(self.seen, 1)}
+        return {"train_accuracy": self.right.item()/max(self.images, 1)}
 
 # %% ../../nbs/training/07_callbacks.ipynb #e3a29f99
 class Penalties(Callback):
@@ -119,6 +128,10 @@ class Penalties(Callback):
         for name, value in dict(isometry=isometry, binding=binding).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf: raise ValueError(f"{name}: expected a number >= 0, got {value!r}")
         self.isometry, self.binding, self.last = isometry, binding, {}
+
+    def identity(self)->dict: # for checkpoints
+        "What it is set to"
+        return dict(isometry=self.isometry, binding=self.binding)
 
     def after_loss(self):
         if not self.training: return
@@ -143,6 +156,10 @@ class GradientFilter(Callback):
     ):
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 < factor < math.inf: raise ValueError(f"factor: expected a number > 1, got {factor!r}")
         self.factor = factor
+
+    def identity(self)->dict: # for checkpoints
+        "What it is set to"
+        return dict(factor=self.factor)
 
     def before_fit(self): self.threshold, self.norms, self.rejected = math.inf, [], []
 

@@ -98,15 +98,16 @@ def training_identity(
     settings = {name: value for name, value in dataclasses.asdict(learn.settings).items() if name != "progress"}
     shapes = [f"{name} {tuple(value.shape)}" for name, value in get_model(learn.model).state_dict().items()]
     data = {f"{part} images": len(loader.dataset) for part, loader in zip(("training", "validation"), learn.dls.loaders)}
-    return {**settings, **data, "batch size": learn.dls.train.bs, "data seed": getattr(learn.dls.train, "seed", None),
-            "weights": ", ".join(shapes), "fastsums": fastsums.__version__}
+    callbacks = {cb.name: cb.identity() for cb in learn.cbs if hasattr(type(cb), "identity")}
+    return {**settings, **data, "batch size": learn.dls.train.bs, "batches": len(learn.dls.train), "data seed": getattr(learn.dls.train, "seed", None), **callbacks,
+            "weights": ", ".join(shapes), "frozen": [name for name, p in get_model(learn.model).named_parameters() if not p.requires_grad], "fastsums": fastsums.__version__}
 
 def _difference(there:dict, here:dict)->str: # empty: none
     "The first thing in which two trainings differ, in words"
-    for name in here:
-        if there.get(name) != here[name]:
+    for name in {**here, **there}:
+        if there.get(name) != here.get(name):
             if name == "weights": return "its network has other weights"
-            return f"{name} is {there.get(name)!r} there and {here[name]!r} here"
+            return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
     return ""
 
 # %% ../../nbs/training/02_checkpoints.ipynb #2fdd30ec
