@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..layers.isometry import ShiftedReLU, isometry_penalty
 from ..layers.superposition import Unbinding, check_superposed, make_binding
-from .backbones import init_weights, seeded_generator
+from .backbones import init_weights, make_stage, seeded_generator
 
 # %% ../../nbs/models/07_mimo_nets.ipynb #7ca0b020
 class WideBlock(nn.Module):
@@ -58,11 +58,6 @@ MIMO_ARCHITECTURES = {
     "MIMONet": MIMOArchitecture(nn.PReLU, .5, True),
 }
 
-def _stage(in_channels, out_channels, blocks, stride, make_block):
-    "Blocks in a row; the first one changes channels and size"
-    first = make_block(in_channels, out_channels, stride)
-    return nn.Sequential(first, *(make_block(out_channels, out_channels) for _ in range(blocks - 1)))
-
 # %% ../../nbs/models/07_mimo_nets.ipynb #305b694d
 class MIMOConvNet(nn.Module):
     "Wide residual network over a sum of bound images"
@@ -83,9 +78,9 @@ class MIMOConvNet(nn.Module):
         self._superposed = self.num
         self.stem = nn.Sequential(nn.Conv2d(in_channels, 16*initial_width, 3, padding=1, bias=False), norm(16*initial_width), nn.ReLU())
         self.binding = binding
-        self.stage1 = _stage(16*initial_width, 16*width, blocks, 1, make_block)
-        self.stage2 = _stage(16*width, 32*width, blocks, 2, make_block)
-        self.stage3 = _stage(32*width, 64*width, blocks, 2, make_block)
+        self.stage1 = make_stage(16*initial_width, 16*width, blocks, 1, make_block)
+        self.stage2 = make_stage(16*width, 32*width, blocks, 2, make_block)
+        self.stage3 = make_stage(32*width, 64*width, blocks, 2, make_block)
         self.unbinding = unbinding
         self.linear = nn.Linear(64*width, num_classes)
 
