@@ -164,14 +164,17 @@ def check_block(path, backend):
     count = _compare_weights(stored, "g/", block, {name: p.grad for name, p in block.named_parameters()}, _block_name)
     yield stored.result(path.name, f"evaluation, training, {count + 1} gradients")
 
-def _rebuild(stored, about, prefix="sd/")->MIMOConvNet: # float64, with the recorded weights
-    "The network that the recorded weights belong to"
-    weights = _part(stored, prefix)
-    architecture, depth = about["arch"].rsplit("-", 1)
+def _rebuild(stored, about)->MIMOConvNet: # float64, with the recorded weights
+    "The network that the recorded weights belong to; what the index does not say is read off names and shapes"
+    weights = _part(stored, "sd/")
+    kind = "MIMONet" if "layer1.0.relu1.weight" in weights else "WideISONet" if "layer1.0.relu1.srelu_bias" in weights else "WideResNet"
+    blocks = len({name.split(".")[1] for name in weights if name.startswith("layer1.")})
+    architecture, depth = about.get("arch", f"{kind}-{6*blocks + 4}").rsplit("-", 1)
     binding = "HRR" if "channelConv.weight" in weights else "MBAT" if "channelLinear.weight" in weights else "none"
+    features = weights["fc.weight"].shape[1]
     net = mimo_net(architecture, int(depth), num_classes=len(weights["fc.weight"]), in_channels=weights["conv1.weight"].shape[1],
-                   num=about["num"], binding=binding, width=weights["fc.weight"].shape[1]//64, initial_width=len(weights["conv1.weight"])//16,
-                   skip_init=bool(about.get("skip", False)), seed=0)
+                   num=1 if binding == "none" else len(weights["unbind.0.bias"])//features, binding=binding, width=features//64, initial_width=len(weights["conv1.weight"])//16,
+                   skip_init=bool(about.get("skip", "g/layer1.0.alpha" in stored)), seed=0)
     return load_published(net.double(), weights)
 
 @register_format("mimoconv", "net10_*.npz")
@@ -205,7 +208,7 @@ def check_dynamic(path, backend):
     "One network with different numbers of images at a time"
     stored = Arrays(path)
     numbers = sorted(int(match[1]) for name in stored.arrays if (match := re.fullmatch(r"logits_sup(\d+)", name)))
-    net, x = _rebuild(stored, dict(arch="MIMONet-10", num=max(numbers))).eval(), stored.finite("x").double()
+    net, x = _rebuild(stored, {}).eval(), stored.finite("x").double()
     for n in numbers:
         net.superposed, whole = n, len(x) - len(x) % n
         with torch.no_grad(): stored.compare(f"logits_sup{n}", net(x)[:whole]) # ours answers the rest too
@@ -285,7 +288,7 @@ def check_training(path, backend):
     "Steps of a training with both penalties, mixup, the filter, and one cycle"
     stored, log = Arrays(path), _about(path)["log"]
     weights, number = _part(stored, "sd/"), len(log)
-    net = _rebuild(stored, dict(arch="MIMONet-10", num=len(weights["channelConv.weight"])))
+    net = _rebuild(stored, {})
     unused = sum(float(value)**2 for name, value in weights.items() if name.endswith("alpha")) # the published norm counts them
     batches = [(stored.finite(f"x{i}").double(), stored.tensor(f"y{i}")) for i in range(number)]
     draws = [(float(stored.array(f"lam{i}")), stored.tensor(f"perm{i}")) for i in range(number)]
