@@ -541,4 +541,4 @@ def _write_tables(options, tables:dict[str, Table]):
     "Write the tables, and say where they are"
     from fastsums.reproduce.tables import write_table  # that module builds on this one
     for table in tables.values():
-        for path in write_table(table, options.runs, options.figures, options.profile): print(f"written: {path}")
+        for path in write_table(table, options.runs, options.figures): print(f"written: {path}")

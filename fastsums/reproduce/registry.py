@@ -196,7 +196,7 @@ _KEYS = {  # level: (required, optional)
     "row": (("label",), ("parameters", "grid")),
     "profile": (("title", "seeds"), ("parameters", "grid", "rows", "leave_out", "hardware", "minutes")),
     "published": (("result", "source", "figures"), ()),
-    "layout": (("score",), ("axes", "also", "costs", "times", "conditions", "figure")),
+    "layout": (("score",), ("axes", "also", "costs", "times", "conditions", "figure", "pictures")),
     "search": (("objective", "ranges"), ("direction", "parameters")),
     "range": (("low", "high"), ("log", "step")),
 }

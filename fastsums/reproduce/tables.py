@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['FACTS', 'MARKERS', 'COLORS', 'PLAIN', 'PUBLISHED', 'collect_results', 'published_figure', 'make_row', 'table_rows',
            'write_csv', 'read_csv', 'readable_number', 'score_text', 'varying_axes', 'markdown_rows', 'caption',
-           'markdown_table', 'draw_table', 'write_table']
+           'markdown_table', 'draw_table', 'Picture', 'picture_files', 'copy_picture', 'write_table']
 
 # %% ../../nbs/reproduce/02_tables.ipynb #582201be
 import csv
+import re
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -219,6 +221,7 @@ def caption(
 def markdown_table(
     table:Table,     # which table
     rows:list[dict], # of all profiles
+    pictures:list=(), # `Picture`s that are there
 )->str:              # a Markdown page
     "The page of a table: a section for each profile"
     layout, spec = table.spec["layout"], table.spec
@@ -233,6 +236,7 @@ def markdown_table(
         axes = varying_axes(mine, layout)
         if measured: parts += [caption(measured, layout, axes), markdown_rows(mine, layout, axes)]
         else: parts += _not_run(table, name, mine, axes)
+        parts += [f"**{p.label}**, {p.title}:\n\n![{p.title}]({p.name})" for p in pictures if p.profile == name]
     if "published" in spec: parts.append(f"Published figures: {spec['published']['source']}.")
     return "\n\n".join(parts + [f"- {note}" for note in spec.get("notes", [])]) + "\n"
 
@@ -319,6 +323,7 @@ def _draw_dots(ax, rows:list[dict], layout:dict):
     for y, r in enumerate(reversed(rows)):
         ax.errorbar(factor*r[f"{score}_mean"], y, xerr=factor*r[f"{score}_std"] if r[f"{score}_std"] != "" else None, marker="o", color=COLORS[1], capsize=3, lw=1)
     ax.set_yticks(range(len(rows)), [r["label"] for r in reversed(rows)], fontsize=8)
+    ax.set_ylim(-.6, len(rows) - .4)
     ax.set_xlabel(layout["score"]["title"] + (f" ({layout['score']['unit']})" if "unit" in layout["score"] else ""))
     ax.grid(alpha=0.25)
 
@@ -369,12 +374,54 @@ def _legend(layout:dict, markers:dict, colors:dict, published:bool)->list[Line2D
     if published: entries.append(Line2D([], [], color=PUBLISHED, marker="D", mfc="none", ls="--", ms=8, label="published"))
     return entries
 
+# %% ../../nbs/reproduce/02_tables.ipynb #27494e66
+@dataclass(frozen=True)
+class Picture:
+    "A picture of a run that belongs beside the table"
+    run:Run      # the row's run with the lowest seed
+    profile:str  # of the row
+    file:str     # its name in the run's folder
+    title:str    # what it shows
+
+    @property
+    def label(self)->str:
+        "Of the row"
+        return self.run.label
+
+    @property
+    def name(self)->str:
+        "Of the copy"
+        row = re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+        return f"{self.run.table}_{self.profile}_{row}_{self.file}"
+
+def picture_files(
+    table:Table, # with the layout's `pictures`: file -> title
+)->list[Picture]: # for each row of each profile but smoke
+    "The pictures that a table asks for"
+    found = []
+    for profile in table.spec["profiles"]:
+        if profile == "smoke": continue # that is a check, not a result
+        rows = {}
+        for run in table.runs(profile): rows.setdefault(run.row, run)
+        found += [Picture(run, profile, file, title) for run in rows.values() for file, title in table.spec["layout"].get("pictures", {}).items()]
+    return found
+
+def copy_picture(
+    picture:Picture, # of a run that may be finished
+    runs:Path|str,   # folder of all runs
+    figures:Path|str, # where the copy goes
+)->Path|None:        # the copy; None: there is no such picture
+    "Copy a picture of a finished run"
+    source, copy = RunFolder(runs, picture.run).final/picture.file, Path(figures)/picture.name
+    if not source.is_file(): return None
+    copy.write_bytes(source.read_bytes())
+    return copy
+
 # %% ../../nbs/reproduce/02_tables.ipynb #f5b1788b
 def write_table(
     table:Table,       # which table
     runs:Path|str,     # folder of all runs
-    figures:Path|str,  # where `<table>.csv`, `.md` and `.png` go
-    profile:str|None=None, # the one that was just run: its refused results are reported
+    figures:Path|str,  # where `<table>.csv`, `.md`, `.png` and the pictures go
 )->list[Path]:         # the files written
     "Collect the results of a table, and write its files"
     folder = Path(figures)
@@ -383,9 +430,11 @@ def write_table(
     rows, refused = table_rows(table, runs, read_csv(paths[0]))
     for name, reason in refused.items(): print(f"not used: {table.name}/{name}: {reason}")
     write_csv(rows, paths[0])
-    paths[1].write_text(markdown_table(table, rows), encoding="utf-8")
+    copied = [copy_picture(picture, runs, folder) for picture in picture_files(table)]
+    pictures = [picture for picture in picture_files(table) if (folder/picture.name).is_file()] # older ones too, as in the table
+    paths[1].write_text(markdown_table(table, rows, pictures), encoding="utf-8")
     figure = draw_table(table, rows)
     if figure is None: return paths[:2]
     figure.savefig(paths[2], metadata={"Software": None})
     plt.close(figure)
-    return paths
+    return paths + [path for path in copied if path]
