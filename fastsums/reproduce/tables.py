@@ -296,7 +296,7 @@ def _log_axis(ax, label:str):
     ax.set(xscale="log", xlabel=label)
     ax.margins(x=0.12, y=0.12)
     ax.grid(alpha=0.25)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
 
