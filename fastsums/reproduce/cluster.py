@@ -101,7 +101,7 @@ class ClusterSweep:
 
     def execute(self,
         poll:float=2., # seconds between two looks at the jobs
-    )->dict[str, Outcome]: # by the run's hash
+    )->dict[tuple, Outcome]: # by table and hash
         "Submit all runs as one job array, and wait for the jobs"
         since, waiting = time.time(), []
         for run in self.runs:
@@ -149,5 +149,5 @@ class ClusterSweep:
 
     def _close(self, run:Run, outcome:Outcome):
         "A run has its final outcome"
-        self.outcomes[run.hash] = outcome
+        self.outcomes[run.table, run.hash] = outcome
         self.report(run, outcome)

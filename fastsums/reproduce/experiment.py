@@ -254,7 +254,7 @@ class Sweep:
         self.context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
         if sys.platform != "win32": self.context.set_forkserver_preload(["fastsums.reproduce.experiment", "papermill"])
 
-    def execute(self)->dict[str, Outcome]: # by the run's hash
+    def execute(self)->dict[tuple, Outcome]: # by table and hash
         "Do all runs; stop the workers when interrupted"
         self.since, self.gpus = time.time(), torch.cuda.device_count()
         try:
@@ -303,7 +303,7 @@ class Sweep:
 
     def _close(self, run:Run, outcome:Outcome):
         "A run has its final outcome"
-        self.outcomes[run.hash] = outcome
+        self.outcomes[run.table, run.hash] = outcome
         self.report(run, outcome)
 
     def _stop(self):
