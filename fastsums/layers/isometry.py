@@ -55,7 +55,7 @@ def _stacked_penalty(kernels, stride):
 def isometry_penalty(
     convolutions:Iterable[nn.Conv2d], # without groups or dilation; each with a stride that divides the kernel's size minus 1
 )->Tensor:                            # a number >= 0, the sum over all; 0: each of them is an isometry, borders apart
-    "How far convolutions are from isometries: Σ ½‖G − I‖² (Qi et al., 2020, equation 7; MIMONets)"
+    "How far convolutions are from isometries: Σ ½‖G − I‖² (Qi et al., 2020; MIMONets)"
     stacks = defaultdict(list)
     for layer in convolutions:
         if layer.groups != 1 or layer.dilation != (1, 1): raise ValueError(f"convolutions: groups and dilation must be 1, got {layer}")

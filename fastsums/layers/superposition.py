@@ -17,7 +17,7 @@ from torch import Tensor, nn
 def circulant(
     keys:Tensor, # (..., C), C even
 )->Tensor:       # (..., C, C)
-    "The matrices of circular correlation with each key (HRR; MIMONets, equation of the binding)"
+    "The matrices of circular correlation with each key (HRR, as in MIMONets)"
     channels = keys.shape[-1]
     if channels % 2: raise ValueError(f"keys: HRR needs an even number of channels, got {channels}")
     index = torch.arange(channels, device=keys.device)
