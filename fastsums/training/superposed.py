@@ -76,7 +76,7 @@ def images_per_second(
 # %% ../../nbs/training/08_superposed.ipynb #aa2ba50d
 @dataclass(frozen=True)
 class CompanyEffect:
-    "How much answers depend on the other images in the sum"
+    "How much answers depend on the other images in the sum, and on the slot"
     logit_share:float    # standard deviation of a logit over companies, divided by that over images, in [0, ∞)
     changed:float        # share of the answers that differ from the image's most frequent one, in [0, 1]
     accuracies:Tensor    # (companies,), accuracy in each company
@@ -90,7 +90,7 @@ def company_effect(
     companies:int=10,  # how many for each image, >= 2
     seed:int=0,        # of the companies
 )->CompanyEffect:
-    "Compute the same images in different companies"
+    "Compute the same images in different companies, in random slots"
     if companies < 2: raise ValueError(f"companies: expected at least 2, got {companies}")
     if len(images) <= superposed: raise ValueError(f"images: expected more than {superposed}, got {len(images)}")
     generator, logits = torch.Generator().manual_seed(seed), []
