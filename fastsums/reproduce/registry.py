@@ -352,7 +352,7 @@ def available_cores()->int: # processor cores that this process may use
 
 def environment()->dict: # versions, commit and machine, ready for JSON
     "What a figure depends on besides its parameters"
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)figures") # results do not change what is run
     return dict(
         fastsums=fastsums.__version__, commit=_git("rev-parse", "HEAD"),
         changed_since_commit=None if changes is None else bool(changes),
