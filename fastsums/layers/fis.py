@@ -82,8 +82,8 @@ class FISLayer(nn.Module):
         generator:torch.Generator|None=None,   # source of the initial weights; None: PyTorch's default one
         init:Literal[WEIGHT_INITS]="normal",   # weights: "normal" N(0, 1), the paper's; "scaled" to unit variance; "uniform"; "ones"
         init_size:int=32,                      # for "scaled": expected number of sites along an axis
-        complex_init_r_min:float=0.,           # for complex: |λ| starts in [r_min, r_max], 0 <= r_min <= r_max <= 1
-        complex_init_r_max:float=1.,
+        complex_init_r_min:float=0.,           # for complex: smallest initial |λ|, in [0, r_max]
+        complex_init_r_max:float=1.,           # for complex: largest initial |λ|, at most 1
         complex_init_max_phase:float=2*math.pi,# for complex: the angle of λ starts in [0, max_phase), in radians
     ):
         super().__init__()
