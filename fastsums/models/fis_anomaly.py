@@ -9,9 +9,9 @@ __all__ = ['ENCODERS', 'FeatureAutoEncoder', 'pointwise', 'feature_autoencoder',
 # %% ../../nbs/models/fis_anomaly.ipynb #ee96356f
 import math
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional as F
+from ..extras import need
 from .backbones import seeded_generator
 from .fis_nets import FISOptions, LayerMaker
 
@@ -166,4 +166,7 @@ def pixel_maps(
     "Error maps enlarged to the images' size"
     maps = F.interpolate(errors[:, None].float().cpu(), (size, size), mode="bilinear", align_corners=False)[:, 0]
     if smoothing < 0: raise ValueError(f"smoothing: expected at least 0, got {smoothing}")
-    return torch.from_numpy(gaussian_filter(maps.numpy(), (0, smoothing, smoothing))) if smoothing else maps
+    if not smoothing: return maps
+    need("train", "scipy")
+    from scipy.ndimage import gaussian_filter
+    return torch.from_numpy(gaussian_filter(maps.numpy(), (0, smoothing, smoothing)))

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from ..extras import need
 from .backbones import seeded_generator
 from .fis_nets import FISOptions, LayerMaker, replace, replace_by_fis_blocks
 from ..scan import scan
@@ -62,10 +62,12 @@ def _drawing_from(generator):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         yield
 
-def _classifier(build, last, num_classes, in_channels, generator):
+def _classifier(name, last, num_classes, in_channels, generator):
     "torchvision's network with a last layer for `num_classes` and a first one for `in_channels`"
+    need("train", "torchvision")
+    from torchvision import models
     with _drawing_from(generator):
-        net = build(weights=None)
+        net = getattr(models, name)(weights=None)
         net.classifier[last] = nn.Linear(net.classifier[last].in_features, num_classes)
         if in_channels != 3:
             def first_convolution(name, part): return isinstance(part, nn.Conv2d) and part.in_channels == 3
@@ -88,7 +90,7 @@ def fis_convnext(
     if mode not in FIS_CONVNEXT_MODES: raise ValueError(f"mode must be one of {', '.join(FIS_CONVNEXT_MODES)}, got {mode!r}")
     if directions is not None and mode != "just_gating": raise ValueError(f"directions: mode {mode!r} has no gates, got {directions!r}")
     options, generator = FISOptions(**layer_options), seeded_generator(seed)
-    net = _classifier(torchvision.models.convnext_tiny, 2, num_classes, in_channels, generator)
+    net = _classifier("convnext_tiny", 2, num_classes, in_channels, generator)
     if mode == "just_gating": return _append_gates(net, ("N", "S", "W") if directions is None else directions, options, tree_index, generator)
     return _with_block(net, FIS_CONVNEXT_STAGES.get(mode), options, tree_index, in_channels, residual, pool, generator)
 
@@ -124,5 +126,5 @@ def fis_efficientnet(
     "torchvision's EfficientNet-B0 with a FIS block in place of a stage"
     if mode not in FIS_EFFICIENTNET_MODES: raise ValueError(f"mode must be one of {', '.join(FIS_EFFICIENTNET_MODES)}, got {mode!r}")
     options, generator = FISOptions(**layer_options), seeded_generator(seed)
-    net = _classifier(torchvision.models.efficientnet_b0, 1, num_classes, in_channels, generator)
+    net = _classifier("efficientnet_b0", 1, num_classes, in_channels, generator)
     return _with_block(net, FIS_EFFICIENTNET_STAGES.get(mode), options, tree_index, in_channels, residual, pool, generator)
