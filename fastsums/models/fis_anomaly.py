@@ -15,6 +15,7 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..extras import need
 from .backbones import seeded_generator
 from .fis_nets import TREE_TYPES, LayerMaker
 
@@ -167,5 +168,7 @@ def pixel_maps(
     "Error maps enlarged to the images' size"
     maps = F.interpolate(errors[:, None].float().cpu(), (size, size), mode="bilinear", align_corners=False)[:, 0]
     if smoothing < 0: raise ValueError(f"smoothing: expected at least 0, got {smoothing}")
+    if not smoothing: return maps
+    need("train", "scipy")
     from scipy.ndimage import gaussian_filter
-    return torch.from_numpy(gaussian_filter(maps.numpy(), (0, smoothing, smoothing))) if smoothing else maps
+    return torch.from_numpy(gaussian_filter(maps.numpy(), (0, smoothing, smoothing)))

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['ConvNeXtBlock', 'small_convnext', 'fully_connected', 'torchvision_classifier', 'torchvision_net']
 
-# %% ../../nbs/models/plain_nets.ipynb #a6f6d03b
+# %% ../../nbs/models/plain_nets.ipynb #53ba5a52
 import torch
 from torch import nn
 
+from ..extras import need
 from .backbones import seeded_generator
 from .parts import ChannelNorm, draw_weights, drawing_from
 from .replacing import replace
@@ -43,7 +44,7 @@ def small_convnext(
     net.extend([nn.AdaptiveAvgPool2d(1), ChannelNorm(widths[-1]), nn.Flatten(), nn.Linear(widths[-1], num_classes)])
     return draw_weights(net, seeded_generator(seed))
 
-# %% ../../nbs/models/plain_nets.ipynb #c2b55757
+# %% ../../nbs/models/plain_nets.ipynb #44286aef
 def fully_connected(
     num_classes:int=10,    # size of the output
     in_channels:int=3,     # channels of the images
@@ -57,7 +58,7 @@ def fully_connected(
                         nn.Dropout(dropout), nn.Linear(hidden, num_classes))
     return draw_weights(net, seeded_generator(seed))
 
-# %% ../../nbs/models/plain_nets.ipynb #2dfdbf81
+# %% ../../nbs/models/plain_nets.ipynb #571e6c8e
 def torchvision_classifier(
     architecture:str,  # a name of torchvision, such as "resnet18"
     num_classes:int,   # size of the output
@@ -65,6 +66,7 @@ def torchvision_classifier(
     generator:torch.Generator, # source of the weights
 )->nn.Module:          # images (B, in_channels, H, W) -> (B, num_classes), not trained
     "torchvision's network with a last layer for `num_classes` and a first one for `in_channels`"
+    need("train", "torchvision")
     from torchvision.models import get_model, list_models
     if architecture not in list_models(): raise ValueError(unknown_name("architecture", architecture, list_models()))
     with drawing_from(generator):
