@@ -7,7 +7,7 @@ __all__ = ['enumeration_digest', 'check_trees', 'check_scans', 'layer_options', 
            'fis_convnexts', 'fis_efficientnets', 'fashion_nets', 'pure_fis_nets', 'channelwise_resnets', 'mixed_nets',
            'mnist_nets', 'plain_convnexts', 'fully_connected_nets', 'check_row', 'check_models']
 
-# %% ../../nbs/conformance/fis.ipynb #460828d5
+# %% ../../nbs/conformance/fis.ipynb #43daaab7
 import ast
 import hashlib
 import json
