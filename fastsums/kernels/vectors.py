@@ -29,7 +29,7 @@ from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic, models, register_model
 from torch import Tensor
 
-import fastsums
+from .. import kernels
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10007
 LANES = 16
@@ -248,7 +248,7 @@ def wait_for(array, index, threads):
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10018
 def _kernel_modules():
     "The text of this package's CPU kernels, all that a compiled function of it can contain"
-    files = sorted((Path(fastsums.__path__[0])/"kernels").glob("*.py"))
+    files = sorted(Path(kernels.__path__[0]).glob("*.py"))
     return b"".join([file.read_bytes() for file in files if not file.name.startswith(("triton", "operators"))])
 
 _MODULES = hashlib.sha256(_kernel_modules())     # at once: a file that is edited later is not what this process has imported

@@ -17,7 +17,8 @@ from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from ..iterated_sum import as_activation, check_trees, count_scan_operations, iterated_sum
-from ..scan import HALF_TYPES, check_backend, fused_operators, pick_backend
+from ..references import HALF_TYPES
+from ..scan import check_backend, fused_operators, pick_backend
 from ..semiring import SEMIRINGS, Semiring, as_semiring, maxtimes_multiplicative, real
 from ..tree import TREE_SHAPES, CornerTree
 
