@@ -8,7 +8,6 @@ __all__ = ['as_activation', 'check_trees', 'iterated_sum', 'count_scan_operation
 # %% ../nbs/03_iterated_sum.ipynb #9bf6951f
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from .references import ACTIVATIONS, computing_dtype, reference_sum, round_back
