@@ -24,7 +24,7 @@ def measured(
     rows = rows[(rows.profile == profile) & (rows.state == "measured")]
     for name, value in axes.items(): rows = rows[rows[name] == value]
     if rows.empty: raise ValueError(f"{Path(path).name} has no measured row of profile {profile!r}" + (f" with {axes}" if axes else ""))
-    if (twice := rows.label[rows.label.duplicated()]).any(): raise ValueError(f"{Path(path).name}: label {twice.iloc[0]!r} stands in several rows of profile {profile!r}; name an axis that tells them apart")
+    if len(twice := rows.label[rows.label.duplicated()]): raise ValueError(f"{Path(path).name}: label {twice.iloc[0]!r} stands in several rows of profile {profile!r}; name an axis that tells them apart")
     return rows.set_index("label")
 
 # %% ../../nbs/reproduce/quoting.ipynb #bb99263f
