@@ -23,7 +23,7 @@ from ..models.fis_large_nets import FIS_CONVNEXT_STAGES, FIS_EFFICIENTNET_STAGES
 from ..models.fis_nets import FIS_RESNET_MODES, FISOptions, LayerMaker, fis_resnet, put_fis_blocks, replace_by_fis_blocks
 from ..models.fis_small_nets import LAYER_LISTS, fis_net, fully_connected_net, layer_list_net, small_convnext
 from ..models.operations import count_operations, count_parameters
-from .golden import TOLERANCE, Arrays, Result, check_keys, register_format, relative_error
+from .golden import TOLERANCE, Arrays, Result, check_keys, raised, register_format, relative_error
 
 # %% ../../nbs/conformance/fis.ipynb #b9c50d91
 def enumeration_digest(
@@ -410,4 +410,4 @@ def check_models(path, backend):
     for row in stored["models"]:
         try: yield check_row(row, backend)
         except Exception as problem:   # one row must not hide the next
-            yield Result(_row_name(row) if isinstance(row, dict) else "models.json", "failed", f"{type(problem).__name__}: {problem}")
+            yield raised(_row_name(row) if isinstance(row, dict) else "models.json", problem)
