@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainingSettings']
 
-# %% ../../nbs/training/settings.ipynb #fc9ed5ef
+# %% ../../nbs/training/settings.ipynb #3c90b175
 import math
 from dataclasses import asdict, dataclass, field, fields
 
@@ -15,7 +15,7 @@ from ..options import OptionError, check_options
 from .optimizers import check_optimizer, complete_optimizer, make_optimizer, optimizer_entry
 from .schedules import check_schedule, make_schedule, schedule_options
 
-# %% ../../nbs/training/settings.ipynb #8163a1f7
+# %% ../../nbs/training/settings.ipynb #d2164ae5
 @dataclass(frozen=True)
 class TrainingSettings:
     "What a training run is, apart from the model, the data and the task"
@@ -53,6 +53,7 @@ class TrainingSettings:
         yield "grad_clip", self.grad_clip is None or 0 < self.grad_clip < math.inf, "a finite number > 0, or None"
         step = optimizer_entry(self.optimizer).step
         yield "mixed_precision", step == "gradient" or self.mixed_precision == "off", f"'off' with optimizer={self.optimizer!r}, which needs more than one backward pass"
+        yield "channels_last", step != "closure" or not self.channels_last, f"False with optimizer={self.optimizer!r}, which lays all gradients end to end"
         yield "grad_clip", step != "closure" or self.grad_clip is None, f"None with optimizer={self.optimizer!r}, which searches along a line of its own"
 
     def _try_schedule(self):
