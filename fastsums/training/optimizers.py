@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'decay_groups', 'parameter_groups', 'sgd', 'OptimizerEntry', 'optimizer_entry', 'check_optimizer',
            'make_optimizer', 'complete_optimizer', 'regroup']
 
-# %% ../../nbs/training/optimizers.ipynb #52b65958
+# %% ../../nbs/training/optimizers.ipynb #24ab842a
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,14 +16,14 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..options import Option, OptionError, check_options, options_of, resolve, unknown_name
 
-# %% ../../nbs/training/optimizers.ipynb #cc577cf5
+# %% ../../nbs/training/optimizers.ipynb #033cd626
 _NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 def _never_decay(module:nn.Module)->set: # names
     "Which of a module's own parameters never decay"
     own = {name for name, _ in module.named_parameters(recurse=False)}
-    if isinstance(module, nn.PReLU) or not hasattr(module, "no_decay"): return own if isinstance(module, nn.PReLU) else set()
-    named = set(module.no_decay())
+    if isinstance(module, nn.PReLU): return own
+    named = set(module.no_decay()) if hasattr(module, "no_decay") else set()
     for name in named - own: raise ValueError(f"{type(module).__name__}.no_decay(): " + unknown_name("parameter", name, own))
     return named
 
@@ -51,7 +51,7 @@ def parameter_groups(
     decay, no_decay = decay_groups(model, norm_and_bias)
     return [{"params": [parameter for _, parameter in group], "weight_decay": strength} for group, strength in ((decay, weight_decay), (no_decay, 0.))]
 
-# %% ../../nbs/training/optimizers.ipynb #53405993
+# %% ../../nbs/training/optimizers.ipynb #e56d7dd4
 def sgd(
     params,                   # parameter groups
     lr:float,                 # learning rate
@@ -95,7 +95,7 @@ OPTIMIZERS = {
     "lbfgs": OptimizerEntry("torch.optim:LBFGS", step="closure"),
 }
 
-# %% ../../nbs/training/optimizers.ipynb #c8f87b8f
+# %% ../../nbs/training/optimizers.ipynb #64dd3ffc
 def _is_share(value)->bool: return isinstance(value, (int, float)) and 0 <= value < 1
 
 def optimizer_entry(
@@ -143,7 +143,7 @@ def complete_optimizer(
     entry = optimizer_entry(name)
     return {option: o.default for option, o in entry.options().items()} | entry.defaults | check_optimizer(name, options)
 
-# %% ../../nbs/training/optimizers.ipynb #31dc7ebf
+# %% ../../nbs/training/optimizers.ipynb #fb535a2b
 def regroup(
     optimizer:torch.optim.Optimizer, # of `make_optimizer`, with the groups of `parameter_groups`; changed in place
     model:nn.Module,                 # as it is now

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'CurveLR', 'joined', 'constant', 'cosine', 'linear', 'one_cycle', 'torch_one_cycle', 'multi_step',
-           'schedule_options', 'make_schedule', 'rates']
+           'schedule_options', 'check_schedule', 'make_schedule', 'rates']
 
-# %% ../../nbs/training/schedules.ipynb #bf2f6dca
+# %% ../../nbs/training/schedules.ipynb #33b150e1
 import math
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, Seque
 
 from ..options import Option, OptionError, check_options, options_of, unknown_name
 
-# %% ../../nbs/training/schedules.ipynb #e8064efc
+# %% ../../nbs/training/schedules.ipynb #06d78c4a
 class CurveLR(LRScheduler):
     "A torch scheduler: learning rate, and perhaps momentum, as functions of the step"
     def __init__(self,
@@ -54,7 +54,7 @@ def joined(
         return (first, second)[i](((t - bounds[i])/(bounds[i + 1] - bounds[i])).item())
     return curve
 
-# %% ../../nbs/training/schedules.ipynb #422739e9
+# %% ../../nbs/training/schedules.ipynb #c708c25d
 def _check_share(name, value):
     if not 0 <= value < 1: raise OptionError(f"{name}: expected a number in [0, 1), got {value!r}")
 
@@ -142,13 +142,23 @@ def multi_step(
 
 SCHEDULES = {"one_cycle": one_cycle, "torch_one_cycle": torch_one_cycle, "cosine": cosine, "linear": linear, "constant": constant, "multi_step": multi_step}
 
-# %% ../../nbs/training/schedules.ipynb #52c6e87b
+# %% ../../nbs/training/schedules.ipynb #dcb5b5eb
 def schedule_options(
     name:str, # a name in `SCHEDULES`
 )->dict[str, Option]: # by name
     "What a schedule can be asked for: the parameters of its function"
     if name not in SCHEDULES: raise OptionError(unknown_name("schedule", name, SCHEDULES))
     return {option: o for option, o in options_of(SCHEDULES[name]).items() if option not in ("optimizer", "steps")}
+
+def check_schedule(
+    name:str,     # a name in `SCHEDULES`
+    options:dict, # some of its options
+)->dict:          # the options with the types that the signature has
+    "Refuse options that the schedule does not have"
+    known = schedule_options(name)
+    for option in options:
+        if option not in known: raise OptionError(f"schedule {name!r}: " + unknown_name("option", option, known))
+    return check_options(SCHEDULES[name], options)
 
 def make_schedule(
     name:str,                        # a name in `SCHEDULES`
@@ -157,10 +167,8 @@ def make_schedule(
     **options                        # of this schedule
 )->LRScheduler:                      # the first rate is set
     "A scheduler by name"
-    known = schedule_options(name)
-    for option in options:
-        if option not in known: raise OptionError(f"schedule {name!r}: " + unknown_name("option", option, known))
-    return SCHEDULES[name](optimizer, steps, **check_options(SCHEDULES[name], options))
+    options = check_schedule(name, options)
+    return SCHEDULES[name](optimizer, steps, **options)
 
 def rates(
     name:str,    # a name in `SCHEDULES`

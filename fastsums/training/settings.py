@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['TrainingSettings']
 
-# %% ../../nbs/training/settings.ipynb #8d62b6c3
+# %% ../../nbs/training/settings.ipynb #3c90b175
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
 from ..options import OptionError, check_options
 from .optimizers import check_optimizer, complete_optimizer, make_optimizer, optimizer_entry
-from .schedules import make_schedule, schedule_options
+from .schedules import check_schedule, make_schedule, schedule_options
 
-# %% ../../nbs/training/settings.ipynb #cca44f7d
+# %% ../../nbs/training/settings.ipynb #d2164ae5
 @dataclass(frozen=True)
 class TrainingSettings:
     "What a training run is, apart from the model, the data and the task"
@@ -38,6 +37,7 @@ class TrainingSettings:
     def __post_init__(self):
         given = check_options(type(self), {f.name: getattr(self, f.name) for f in fields(self)})
         given["optimizer_options"] = check_optimizer(self.optimizer, given["optimizer_options"], self.weight_decay)
+        given["schedule_options"] = check_schedule(self.schedule, given["schedule_options"])
         for argument, value in given.items(): object.__setattr__(self, argument, value)
         for argument, fits, expected in self._limits():
             if not fits: raise OptionError(f"{argument}: expected {expected}, got {getattr(self, argument)!r}")
@@ -53,16 +53,15 @@ class TrainingSettings:
         yield "grad_clip", self.grad_clip is None or 0 < self.grad_clip < math.inf, "a finite number > 0, or None"
         step = optimizer_entry(self.optimizer).step
         yield "mixed_precision", step == "gradient" or self.mixed_precision == "off", f"'off' with optimizer={self.optimizer!r}, which needs more than one backward pass"
+        yield "channels_last", step != "closure" or not self.channels_last, f"False with optimizer={self.optimizer!r}, which lays all gradients end to end"
         yield "grad_clip", step != "closure" or self.grad_clip is None, f"None with optimizer={self.optimizer!r}, which searches along a line of its own"
 
     def _try_schedule(self):
         "Make the schedule once, for one parameter; momenta are set in one place"
-        known = schedule_options(self.schedule)
         twice = {"momentum", "betas"} & self.optimizer_options.keys()
         if twice and self.schedule_options.get("momentum_range") is not None: raise OptionError(f"momentum_range: expected None where {twice.pop()} is given, since it would replace it; got {self.schedule_options['momentum_range']!r}")
         optimizer = make_optimizer(self.optimizer, [{"params": [torch.nn.Parameter(torch.zeros(2, 2))]}], self.lr, **self.optimizer_options)
         make_schedule(self.schedule, optimizer, 10, **self.schedule_options)
-        object.__setattr__(self, "schedule_options", {name: tuple(v) if isinstance(v, list) else v for name, v in self.schedule_options.items() if name in known})
 
     def complete(self)->dict: # name -> plain value
         "All settings with the optimizer's and the schedule's defaults written out: what a training depends on"
