@@ -24,7 +24,8 @@ from ..layers.superposed_attention import bind_sequences, retrieve_sequences, su
 from ..layers.superposition import Unbinding, bind, binding_penalty, circulant, superpose
 from ..models.mimo_nets import MIMOConvNet, WideBlock, mimo_net
 from ..models.operations import count_operations, count_parameters
-from ..training.callbacks import BatchMixUp, GradientFilter, Penalties
+from ..tasks.images import BatchMixUp
+from ..training.callbacks import GradientFilter, Penalties
 from ..training.learner import TrainingSettings, decay_groups, make_learner, torch_one_cycle, train
 from .fis import Arrays, Result, register_format
 
