@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOCATION_PARAMETERS', 'ExperimentError', 'repository_root', 'Parameter', 'canonical_json', 'check_value',
            'notebook_parameters', 'notebook_results', 'nested', 'check_parameters', 'full_record', 'identity',
-           'flatten', 'find_name', 'Run', 'plan_run']
+           'flatten', 'find_name', 'run_name', 'without_seed', 'Run', 'plan_run']
 
 # %% ../../nbs/reproduce/parameters.ipynb #13f26682
 import ast
@@ -227,6 +227,19 @@ class _Names(dict):
         return flat[found]
 
 # %% ../../nbs/reproduce/parameters.ipynb #2a4fcf12
+def run_name(
+    notebook:str,  # name of its file
+    identity:dict, # what differs from the defaults
+)->str:            # 12 characters
+    "Name of a run, the same on every machine"
+    return hashlib.sha256(canonical_json([notebook, identity]).encode()).hexdigest()[:12]
+
+def without_seed(
+    settings:dict, # name -> value
+)->dict:
+    "What the seeds of one row share"
+    return {k: v for k, v in settings.items() if k != "seed"}
+
 @dataclass(frozen=True)
 class Run:
     "One execution of a notebook with given parameters"
@@ -238,18 +251,15 @@ class Run:
     label:str       # the row's name, for people
     axes:dict = field(default_factory=dict) # dotted name -> value of what this row sets itself, for tables
 
-    def _digest(self, settings:dict)->str:
-        return hashlib.sha256(canonical_json([self.notebook.name, settings]).encode()).hexdigest()[:12]
-
     @property
     def hash(self)->str:
         "Name of the run"
-        return self._digest(self.identity)
+        return run_name(self.notebook.name, self.identity)
 
     @property
     def row(self)->str:
         "Name of the run without its seed: what the seeds of one row share"
-        return self._digest({k: v for k, v in self.identity.items() if k != "seed"})
+        return run_name(self.notebook.name, without_seed(self.identity))
 
     @property
     def title(self)->str:

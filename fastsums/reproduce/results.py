@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'SCHEMA', 'available_cores', 'environment', 'code_digest', 'imported_code', 'notebook_digest',
-           'write_json', 'write_metrics', 'read_metrics']
+           'write_json', 'write_metrics', 'contradictions', 'read_metrics']
 
-# %% ../../nbs/reproduce/results.ipynb #17f8cdaf
+# %% ../../nbs/reproduce/results.ipynb #3c190685
 import ast
 import hashlib
 import importlib.metadata
@@ -26,7 +26,7 @@ import fastsums
 
 from .parameters import ExperimentError, Run, canonical_json, repository_root
 
-# %% ../../nbs/reproduce/results.ipynb #fe1ef66a
+# %% ../../nbs/reproduce/results.ipynb #0cf375aa
 LIBRARIES = ("torch", "torchvision", "triton", "numba", "numpy", "fastai", "papermill", "scikit-learn")
 
 def _git(*arguments:str)->str|None:
@@ -61,7 +61,7 @@ def environment()->dict: # versions, commit and machine, ready for JSON
         accelerator=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
-# %% ../../nbs/reproduce/results.ipynb #c0a0a8b6
+# %% ../../nbs/reproduce/results.ipynb #fe43c2df
 def code_digest(
     source:str, # of a module or a cell
 )->str:         # 8 characters, empty if it holds no code
@@ -81,12 +81,12 @@ def imported_code()->dict[str, str]: # module -> digest
 def notebook_digest(
     notebook:Path|str, # an experiment notebook
 )->str:
-    "The same of a notebook's code cells but the parameters, whose values are in the record"
+    "The same of a notebook's code cells, but for the two that are read and not run: parameters and results"
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code" and "parameters" not in c["metadata"].get("tags", [])]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code" and not {"parameters", "results"} & set(c["metadata"].get("tags", []))]
     return code_digest("\n".join(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source) for source in sources))
 
-# %% ../../nbs/reproduce/results.ipynb #574e96d9
+# %% ../../nbs/reproduce/results.ipynb #d1e2cf28
 SCHEMA = 2
 
 def _not_finite(value, path:str="")->list[str]:
@@ -115,13 +115,17 @@ def write_metrics(
     write_json(path, dict(schema=SCHEMA, results=results, environment=environment(), code=imported_code()))
     return path
 
-# %% ../../nbs/reproduce/results.ipynb #1578dc2e
-def _contradictions(written:dict, today:dict, prefix:str="")->list[str]:
-    "Values that both records know and that differ"
+# %% ../../nbs/reproduce/results.ipynb #9c687733
+def contradictions(
+    written:dict,  # a full record
+    today:dict,    # the record of the same run as it would be done today
+    prefix:str="", # of the names
+)->list[str]:      # a text for each value that both know and that differs
+    "What has changed since a record was written"
     found = []
     for name in written.keys() & today.keys():
         a, b = written[name], today[name]
-        if isinstance(a, dict) and isinstance(b, dict) and not prefix: found += _contradictions(a, b, f"{name}.")
+        if isinstance(a, dict) and isinstance(b, dict) and not prefix: found += contradictions(a, b, f"{name}.")
         elif canonical_json(a) != canonical_json(b): found.append(f"{prefix}{name} was {a!r}, would be {b!r} today")
     return sorted(found)
 
@@ -140,5 +144,5 @@ def read_metrics(
     if wrong := _not_finite(metrics["results"]): raise ValueError(f"metrics.json: results not finite: {', '.join(wrong)}")
     if run is None: return metrics
     if canonical_json(metrics["run"].get("identity")) != canonical_json(run.identity): raise ValueError(f"metrics.json: it is of another run, {metrics['run'].get('identity')}, and not of {run.identity}")
-    if differ := _contradictions(metrics["parameters"], run.record): raise ValueError(f"a default has changed since: {'; '.join(differ)}")
+    if differ := contradictions(metrics["parameters"], run.record): raise ValueError(f"a default has changed since: {'; '.join(differ)}")
     return metrics
