@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
 
@@ -71,7 +71,9 @@ def _plain(value):
 def _mapping(address:str, given:str)->tuple[dict, dict]: # as given, and with all defaults
     "A mapping, written as JSON, checked against the object at an address"
     target, value = resolve(address), json.loads(given)
-    return _plain(check_options(target, value)), _plain(complete_options(target, value))
+    checked = check_options(target, value)
+    if is_dataclass(target): target(**checked) # such a one checks more than types when it is made
+    return _plain(checked), _plain(complete_options(target, value))
 
 # %% ../../nbs/reproduce/parameters.ipynb #7523aa01
 def check_value(

@@ -268,10 +268,13 @@ def _line(lines:dict[tuple, int], path:tuple)->int:
     return next(lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines)
 
 def _place(lines:dict[tuple, int], table:str, message:str)->tuple:
-    "Where the name stands that a message quotes; the table itself if there is none"
-    for name in re.findall(r"'([^']+)'", message):
-        for path in lines:
-            if path[0:1] == (table,) and (path[-1] == name or str(path[-1]).endswith(f".{name}")): return path
+    "Where the key stands that a message quotes, in the profile that it names if it can; the table itself if there is none"
+    profile = re.search(r"profile ([^,:]+)", message)
+    inside = [path for path in lines if path[:1] == (table,)]
+    inside = [path for path in inside if profile and path[1:3] == ("profiles", profile[1])] + inside
+    for name in reversed(re.findall(r"'([^']+)'", re.sub(r"row '.*?': |\(did you mean.*?\)", "", message))):
+        for path in inside:
+            if str(path[-1]) == name or str(path[-1]).endswith(f".{name}"): return path
     return (table,)
 
 def _read_table(name:str, spec:Spec, folder:Path)->Table:
