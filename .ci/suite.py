@@ -25,7 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "fastsums"
 GOLDEN = NBS / "data" / "golden"  # a folder of golden files for each system
-SYSTEMS = {"fis": ("torch", "cpu", "triton"), "mimoconv": ("auto",)}  # system -> backends that its files are checked with
+BACKENDS = {"fis": ("torch", "cpu", "triton")}  # system -> backends that its files are checked with; the others: with "auto"
 PUBLIC_NAMES = "Semiring, Direction, CornerTree, scan, iterated_sum, FISLayer, FISLayerFixedTree, FISLayerRandomTrees"
 HEAVY = ["fastai", "triton", "torchvision", "numba"]  # what `import fastsums` must not load
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|var/tmp)/[\w.]")
@@ -406,7 +406,8 @@ def main() -> int:
         heading(f"Notebooks with their slow cells ({len(slow)})")
         results += test_notebooks(slow, forced | {"slow"}, options.workers, options.timeout)
 
-    systems = [(name, backend) for name, backends in SYSTEMS.items() for backend in backends if wanted(f"conformance: {name}, {backend}")]
+    names = sorted({*BACKENDS, *(folder.parent.name for folder in GOLDEN.glob("*/*"))})
+    systems = [(name, backend) for name in names for backend in BACKENDS.get(name, ("auto",)) if wanted(f"conformance: {name}, {backend}")]
     if systems:
         heading("Conformance")
         results += [report(conformance(name, GOLDEN / name, backend)) for name, backend in systems]

@@ -63,7 +63,7 @@ def fis_convnext(
     in_channels:int=3,        # channels of the images
     residual:Literal[FIS_RESIDUALS]="fis", # residual branch of the block
     pool:PoolName="max",      # pooling of the block
-    directions:list|tuple|None=None, # of the three gates, mode just_gating only; None: N, S, W
+    directions:list|None=None, # of the three gates, mode just_gating only; None: N, S, W
     seed:int=0,               # of all trees and weights
     **kwargs,                 # options of the FIS layers, see `LayerMaker`
 )->nn.Module:                 # images (B, in_channels, H, W) -> (B, num_classes); published for 224×224

@@ -79,7 +79,7 @@ class LayerMaker:
         semiring:Literal[tuple(SEMIRINGS)]|Semiring="maxplus", # of the sums, a name or a Semiring
         tree_type:Literal[TREE_TYPES]="fixed", # "fixed": one tree for all channels of a layer; otherwise one per channel
         num_nodes:int=3,                     # vertices of each tree, at least 1
-        tree_index:list[int]|tuple[int, ...]|int|None=None, # number of the fixed tree: one for all layers, or one per layer; None: drawn for each layer
+        tree_index:list[int]|int|None=None,   # number of the fixed tree: one for all layers, or one per layer; None: drawn for each layer
         **kwargs,                            # further options of every layer, see `FISLayer`
     ):
         check_choice("tree_type", tree_type, TREE_TYPES)

@@ -21,8 +21,8 @@ from .parts import BATCH_NORMS, CONVOLUTIONS, GLOBAL_POOLS, POSITIONS, ChannelNo
 def fis_blocks(
     num_classes:int=10,        # size of the output
     in_channels:int=1,         # channels of the input
-    widths:list[int]|tuple[int, ...]=(16, 16, 32, 64), # channels of the stem, then of each block
-    strides:list[int]|tuple[int, ...]|None=None, # of each block: it pools to ceil(side/stride); None: 1 for all, as published
+    widths:tuple[int, ...]=(16, 16, 32, 64), # channels of the stem, then of each block
+    strides:tuple[int, ...]|None=None, # of each block: it pools to ceil(side/stride); None: 1 for all, as published
     ndim:int=2,                # number of spatial axes: 1 (sequences), 2 (images), 3 (volumes)
     num_nodes:int=2,           # vertices of each tree
     pool:PoolName="max",       # pooling of the blocks, where strides are above 1
@@ -59,7 +59,7 @@ def _layer(word:str, channels:int, make_layer:Callable, skip:bool):
 _OTHERS = {"depthwise3": lambda channels: nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
            "batch norm": nn.BatchNorm2d, "layer norm": ChannelNorm, "relu": lambda channels: nn.ReLU(), "max pool": lambda channels: nn.MaxPool2d(2)}
 
-# %% ../../nbs/models/fis_small_nets.ipynb #652b2ee3
+# %% ../../nbs/models/fis_small_nets.ipynb #7533d5e0
 _CONV = ("conv3 {}", "batch norm", "relu")
 _SEPARABLE = ("depthwise3", "batch norm", "relu", "conv1 {}", "batch norm", "relu")
 
@@ -76,10 +76,10 @@ LAYER_LISTS = { # name: (words, pooling at the end)
     "conv_and_fis": (("conv3 8", "fis 16", "layer norm", "fis 4", "layer norm", "conv1 4"), "max"),
 }
 
-# %% ../../nbs/models/fis_small_nets.ipynb #5d015b36
+# %% ../../nbs/models/fis_small_nets.ipynb #31126fee
 @delegates(LayerMaker, but=["generator", "ndim"])
 def layer_list(
-    mode:Literal[tuple(LAYER_LISTS)]|list[str]|tuple[str, ...]="plain", # a list by its name in `LAYER_LISTS`, or one's own list of words
+    mode:Literal[tuple(LAYER_LISTS)]|list[str]="plain", # a list by its name in `LAYER_LISTS`, or one's own list of words
     num_classes:int=10,        # size of the output
     in_channels:int=1,         # channels of the images
     pool:PoolName|None=None,   # pooling over the whole image before the linear layer; None: that of the named list, "max" for one's own
