@@ -24,7 +24,7 @@ from ..models.fis_nets import FIS_RESNET_MODES, LayerMaker, fis_resnet, put_fis_
 from ..models.fis_small_nets import LAYER_LISTS, fis_blocks, layer_list
 from ..models.operations import count_operations, count_parameters
 from ..models.plain_nets import fully_connected, small_convnext
-from .golden import TOLERANCE, Arrays, Result, check_keys, register_format, relative_error
+from .golden import TOLERANCE, Arrays, Result, check_keys, raised, register_format, relative_error
 
 # %% ../../nbs/conformance/fis.ipynb #b9c50d91
 def enumeration_digest(
@@ -410,4 +410,4 @@ def check_models(path, backend):
     for row in stored["models"]:
         try: yield check_row(row, backend)
         except Exception as problem:   # one row must not hide the next
-            yield Result(_row_name(row) if isinstance(row, dict) else "models.json", "failed", f"{type(problem).__name__}: {problem}")
+            yield raised(_row_name(row) if isinstance(row, dict) else "models.json", problem)
