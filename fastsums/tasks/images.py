@@ -10,8 +10,6 @@ __all__ = ['GreyImage', 'ImageLoader', 'ImageLoaders', 'channel_statistics', 'ge
 import math
 from pathlib import Path
 
-import fastai.vision.data # teaches fastai's show_batch to draw images
-import fastai.vision.learner # the same for show_results and plot_top_losses
 import torch
 from fastai.callback.mixup import MixHandler
 from fastai.data.core import DataLoaders, TfmdDL
@@ -59,6 +57,7 @@ class ImageLoader(MemoryLoader):
 
     def _pre_show_batch(self, b, max_n=9):
         "What fastai draws: images and labels of a batch, and both one by one"
+        import fastai.vision.learner # teaches fastai to draw images; slow to import, and nobody else needs it
         kind = TensorImage if b[0].shape[1] == 3 else GreyImage
         images, labels = kind(self.after_batch.decode(b[0][:max_n]).cpu()), TensorCategory(b[1][:max_n].cpu())
         return images, labels, L((image, Category(self.vocab[int(label)])) for image, label in zip(images, labels))
