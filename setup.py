@@ -14,11 +14,20 @@ STATUS = {
     "5": "5 - Production/Stable", "6": "6 - Mature", "7": "7 - Inactive",
 }
 LICENSES = {"apache2": "Apache-2.0"}
+EXTRAS = ["train", "reproduce", "dev"]  # each holds those before it
 
 
 def words(key: str) -> list[str]:
     "A setting that lists things separated by white space"
     return settings.get(key, "").split()
+
+
+def extras() -> dict[str, list[str]]:
+    "What `pip install fastsums[name]` adds, by name"
+    lists, found = {}, []
+    for name in EXTRAS:
+        found = lists[name] = found + words(f"{name}_requirements")
+    return lists
 
 
 setup(
@@ -35,12 +44,12 @@ setup(
         f"Development Status :: {STATUS[settings['status']]}",
         f"Intended Audience :: {settings['audience']}",
         "Natural Language :: English",
-        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in ["3", *words("pythons")]),
     ],
     python_requires=f">={settings['min_python']}",
     packages=find_packages(include=["fastsums*"]),
     install_requires=words("requirements"),
-    extras_require={"dev": words("dev_requirements")},
+    extras_require=extras(),
     entry_points={
         "console_scripts": words("console_scripts"),
         # nbdev finds the modules it documents by this entry.

@@ -8,6 +8,7 @@ __all__ = ['REQUIRED', 'OptionError', 'Option', 'options_of', 'fit_value', 'unkn
 
 # %% ../nbs/options.ipynb #0f510003
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -42,6 +43,7 @@ def options_of(
     return {p.name: Option(p.name, p.annotation, made.get(p.name, p.default), help.get(p.name) or "")
             for p in inspect.signature(target, eval_str=True).parameters.values() if p.kind in by_name}
 
+@functools.cache # reading the source takes a while
 def _comments(target)->dict[str, str]:
     "The comments behind the parameters; none where there is no source to read"
     try: return docments(target)
@@ -126,21 +128,32 @@ def check_options(
     for name, value in options.items():
         if name in known:
             try: checked[name] = fit_value(value, known[name].annotation)
-            except TypeError: problems.append(f"option {name!r}: expected {_readable(known[name].annotation)}, got {value!r} ({type(value).__name__}){_hint(value)}")
+            except TypeError: problems.append(f"option {name!r}: expected {_readable(known[name].annotation)}, got {value!r} ({type(value).__name__}){_hint(value, known[name].annotation)}")
         elif _is_open(function): checked[name] = value
         else: problems.append(unknown_name("option", name, known))
     if problems: raise OptionError((f"{given['name']}: " if isinstance(target, Mapping) else "") + "\n".join(problems))
     return checked
 
+def _words(annotation)->tuple:
+    "What `Literal` lists, anywhere in a type"
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal: return parts
+    return sum((_words(part) for part in parts if typing.get_origin(annotation) in (typing.Union, types.UnionType)), ())
+
 def _readable(annotation)->str:
     "A type for people"
-    if typing.get_origin(annotation) is typing.Literal: return "one of " + ", ".join(map(repr, typing.get_args(annotation)))
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType): return " or ".join(map(_readable, typing.get_args(annotation)))
+    kind, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if kind is typing.Literal: return "one of " + ", ".join(map(repr, parts))
+    if kind in (typing.Union, types.UnionType): return " or ".join(map(_readable, parts))
+    if kind in (list, Sequence) or kind is tuple and parts[-1] is ...: return f"a list of {_readable(parts[0])}"
+    if kind is tuple: return f"a list ({', '.join(map(_readable, parts))})"
     if annotation in (None, type(None)): return "None"
-    return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
-def _hint(value)->str:
-    "What YAML may have done"
+def _hint(value, annotation)->str:
+    "What may have happened: a misspelt word, or what YAML does to numbers"
+    close = difflib.get_close_matches(value, [word for word in _words(annotation) if isinstance(word, str)], n=1) if isinstance(value, str) else []
+    if close: return f"; did you mean {close[0]!r}?"
     power = isinstance(value, str) and re.fullmatch(r"[-+.\d]+e[-+\d]+", value, re.I)
     return "; YAML reads 1e-3 as text, write 1.0e-3 or 0.001" if power else ""
 
@@ -173,6 +186,9 @@ def resolve(
     module, sign, name = address.partition(":")
     if not sign or not all(re.fullmatch(r"\w+(\.\w+)*", part) for part in (module, name)):
         raise OptionError(f"address {address!r}: expected 'package.module:object'")
-    found = importlib.import_module(module)
+    try: found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."): raise OptionError(f"address {address!r}: there is no module {error.name}") from None
+        raise                                                      # a library that the module needs
     if not hasattr(found, name): raise OptionError(f"address {address!r}: module {module} has no {name!r}")
     return getattr(found, name)

@@ -13,9 +13,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from itertools import product
 
 import torch
+
+from .extras import need
 
 # %% ../nbs/01_tree.ipynb #a796d175
 COMPASS = {"NE": (-1, 1), "SE": (1, 1), "NW": (-1, -1), "SW": (1, -1), "N": (-1, 0), "S": (1, 0), "W": (0, -1), "E": (0, 1)}
@@ -215,6 +218,7 @@ def plot_tree(
     title:str|None=None, # None: the tree in bracket notation
 ):
     "Draw a corner tree: numbered vertices (0 is the root) in the cones of their parents"
+    need("train", "matplotlib")
     from matplotlib.patches import Rectangle
     positions, sizes = _layout(tree)
     colours = [f"C{k % 10}" for k in range(len(tree))]
@@ -238,13 +242,15 @@ def plot_tree(
 def _plot(self, ax=None):
     "Draw the tree into matplotlib axes (new ones if None) and return these"
     if ax is None:
+        need("train", "matplotlib")
         import matplotlib.pyplot as plt
         _, ax = plt.subplots(figsize=(2.4, 2.4))
     plot_tree(self, ax)
     return ax
 
 def _repr_png(self):
-    "The picture of the tree, for notebooks"
+    "The picture of the tree, for notebooks; None, so that they show its text, where matplotlib is not installed"
+    if find_spec("matplotlib") is None: return None
     from matplotlib.figure import Figure
     figure, picture = Figure(figsize=(2.4, 2.4), layout="constrained"), io.BytesIO()
     plot_tree(self, figure.add_subplot())

@@ -76,3 +76,7 @@ class ShiftedReLU(nn.Module):
     def forward(self, x):
         bias = self.bias.view(-1, *[1]*(x.ndim - 2))
         return (x - bias).relu() + bias
+
+    def no_decay(self)->tuple[str, ...]: # names of parameters
+        "Weight decay would pull the bend to 0, and make a ReLU of it: leave it out"
+        return ("bias",)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..extras import need
+
 # %% ../../nbs/models/backbones.ipynb #3822216e
 class BasicBlock(nn.Module):
     "Residual block of two 3×3 convolutions: ReLU(F(x) + r(x))"
@@ -126,6 +128,7 @@ def draw_parts(
     styles=None,                # function (name, module) -> matplotlib patch properties; None: all parts alike
 ):                              # the axes
     "Draw the parts of a network from left to right: height is the root of the image's side, width the root of the channels"
+    need("train", "matplotlib")
     from matplotlib.patches import Rectangle
     x, unit, shapes = 0.0, max(input_size[1:]), part_shapes(net, input_size)
     for name, shape in [("image", tuple(input_size)), *shapes.items()]:

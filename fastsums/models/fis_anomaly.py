@@ -8,12 +8,16 @@ __all__ = ['ENCODERS', 'FeatureAutoEncoder', 'pointwise', 'feature_autoencoder',
 
 # %% ../../nbs/models/fis_anomaly.ipynb #ee96356f
 import math
+from typing import Literal
+
 import torch
-from scipy.ndimage import gaussian_filter
+from fastcore.meta import delegates
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..extras import need
 from .backbones import seeded_generator
-from .fis_nets import FISOptions, LayerMaker
+from .fis_nets import TREE_TYPES, LayerMaker
 
 # %% ../../nbs/models/fis_anomaly.ipynb #d348d5ed
 class FeatureAutoEncoder(nn.Module):
@@ -56,26 +60,24 @@ def pointwise(
 # %% ../../nbs/models/fis_anomaly.ipynb #6d5deb81
 ENCODERS = ("fis", "conv")
 
+@delegates(LayerMaker, but=["generator", "ndim"])
 def feature_autoencoder(
-    channels:int,              # C of the features: 1536 for those of Wide-ResNet-50-2
-    encoder:str="fis",         # "fis"; or "conv": 1×1 convolutions in place of the two FIS layers, the ablation
-    semiring:str="maxplus",    # of the FIS layers
-    tree_type:str="random",    # "random": one tree a channel, as published; "fixed": one tree a layer; see `FISOptions`
-    num_nodes:int=3,           # vertices of each tree
-    tree_index:int|None=None,  # number of the fixed tree, see `LayerMaker`; None: drawn
+    in_channels:int=1536,      # C of the features: 1536 for those of Wide-ResNet-50-2
+    encoder:Literal[ENCODERS]="fis", # "conv": 1×1 convolutions in place of the two FIS layers, the ablation
     hidden:int=64,             # channels between the layers
     code:int=32,               # channels of the bottleneck
-    seed:int|None=None,        # of all trees and weights; None: one is drawn from PyTorch's default generator
-    **layer_options,           # further settings of the FIS layers: fields of `FISOptions`
-)->FeatureAutoEncoder:         # (B, channels, h, w) to the same shape
+    tree_type:Literal[TREE_TYPES]="random", # "random": one tree a channel, as published; see `LayerMaker`
+    seed:int=0,                # of all trees and weights
+    **kwargs,                  # options of the FIS layers, see `LayerMaker`
+)->FeatureAutoEncoder:         # (B, in_channels, h, w) to the same shape
     "Auto-encoder of feature maps, with an encoder of iterated sums or of 1×1 convolutions"
     if encoder not in ENCODERS: raise ValueError(f"encoder: expected one of {', '.join(ENCODERS)}, got {encoder!r}")
-    for name, value in dict(channels=channels, hidden=hidden, code=code).items():
+    for name, value in dict(in_channels=in_channels, hidden=hidden, code=code).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    options = FISOptions(semiring, tree_type, num_nodes, **layer_options)
     generator = seeded_generator(seed)
-    make_layer = LayerMaker(options, tree_index, generator) if encoder == "fis" else lambda i, o: pointwise(i, o, generator=generator)
-    return FeatureAutoEncoder(channels, make_layer, hidden, code, generator)
+    fis = LayerMaker(generator, tree_type=tree_type, **kwargs)
+    make_layer = fis if encoder == "fis" else lambda i, o: pointwise(i, o, generator=generator)
+    return FeatureAutoEncoder(in_channels, make_layer, hidden, code, generator)
 
 # %% ../../nbs/models/fis_anomaly.ipynb #c1e3ab53
 def farthest_points(
@@ -166,4 +168,7 @@ def pixel_maps(
     "Error maps enlarged to the images' size"
     maps = F.interpolate(errors[:, None].float().cpu(), (size, size), mode="bilinear", align_corners=False)[:, 0]
     if smoothing < 0: raise ValueError(f"smoothing: expected at least 0, got {smoothing}")
-    return torch.from_numpy(gaussian_filter(maps.numpy(), (0, smoothing, smoothing))) if smoothing else maps
+    if not smoothing: return maps
+    need("train", "scipy")
+    from scipy.ndimage import gaussian_filter
+    return torch.from_numpy(gaussian_filter(maps.numpy(), (0, smoothing, smoothing)))

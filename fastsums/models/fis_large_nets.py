@@ -7,15 +7,16 @@ __all__ = ['FIS_CONVNEXT_MODES', 'FIS_CONVNEXT_STAGES', 'FIS_EFFICIENTNET_STAGES
            'fis_convnext', 'fis_efficientnet']
 
 # %% ../../nbs/models/fis_large_nets.ipynb #6daa9dc9
-from collections.abc import Sequence
-from contextlib import contextmanager
+from typing import Literal
 
 import torch
-import torchvision
+from fastcore.meta import delegates
 from torch import Tensor, nn
 
 from .backbones import seeded_generator
-from .fis_nets import FISOptions, LayerMaker, replace, replace_by_fis_blocks
+from .fis_nets import FIS_RESIDUALS, LayerMaker, replace_by_fis_blocks
+from .parts import PoolName, drawing_from
+from .plain_nets import torchvision_classifier
 from ..scan import scan
 from ..semiring import Semiring
 from ..tree import CornerTree, Direction
@@ -40,10 +41,10 @@ class ScanGate(nn.Module):
         return x + self.gamma*a*scan(b, self.direction, self.semiring, self.discount, backend=self.backend).sigmoid()
 
     def operation_counts(self,
-        x_shape:Sequence[int], # shape of the input, (B, C, H, W)
-    )->dict[str,int]:          # "mixing": multiply-adds of the linear map; "scan": one step per pixel, channel and axis, two if discounted
+        x:Tensor,      # input, shape (B, C, H, W); only its shape matters
+    )->dict[str, int]: # "mixing": multiply-adds of the linear map; "scan": one step per pixel, channel and axis, two if discounted
         "Operations of one forward pass"
-        batch, channels, height, width = x_shape
+        batch, channels, height, width = x.shape
         values = batch*channels*height*width
         axes = len(CornerTree.chain(self.direction).directions[0].axes)
         return dict(mixing=2*channels*values, scan=values*axes*(1 if self.discount is None else 2))
@@ -55,74 +56,54 @@ FIS_CONVNEXT_MODES = ("base", "l2", "l4", "just_gating")
 FIS_CONVNEXT_STAGES = {"l2": "features.1", "l4": "features.3"}
 FIS_EFFICIENTNET_STAGES = {"s3": "features.2", "s4": "features.3"}
 
-@contextmanager
-def _drawing_from(generator):
-    "torch's layers draw from the global generator: lend it a seed of ours, and give it back as it was"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        yield
-
-def _classifier(build, last, num_classes, in_channels, generator):
-    "torchvision's network with a last layer for `num_classes` and a first one for `in_channels`"
-    with _drawing_from(generator):
-        net = build(weights=None)
-        net.classifier[last] = nn.Linear(net.classifier[last].in_features, num_classes)
-        if in_channels != 3:
-            def first_convolution(name, part): return isinstance(part, nn.Conv2d) and part.in_channels == 3
-            def with_channels(old): return nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
-            replace(net, first_convolution, with_channels)
-    return net
-
+@delegates(LayerMaker, but=["generator", "ndim"])
 def fis_convnext(
-    mode:str="base",          # which part is replaced, one of `FIS_CONVNEXT_MODES`
+    mode:Literal[FIS_CONVNEXT_MODES]="base", # which part is replaced
     num_classes:int=10,       # size of the output
     in_channels:int=3,        # channels of the images
-    tree_index:int|Sequence[int]|None=None, # number of the fixed tree: one for all layers or one per layer; None: drawn
-    residual:str="fis",       # residual branch of the block: "fis", "conv", "identity", "none"
-    pool:str="max",           # pooling of the block: "max" or "avg"
-    directions:Sequence|None=None, # of the three gates, mode just_gating only; None: N, S, W
-    seed:int|None=None,       # seed of all trees and weights; None: one is drawn from PyTorch's default generator
-    **layer_options,          # settings of the FIS layers: fields of `FISOptions`, such as semiring and num_nodes
+    residual:Literal[FIS_RESIDUALS]="fis", # residual branch of the block
+    pool:PoolName="max",      # pooling of the block
+    directions:list|None=None, # of the three gates, mode just_gating only; None: N, S, W
+    seed:int=0,               # of all trees and weights
+    **kwargs,                 # options of the FIS layers, see `LayerMaker`
 )->nn.Module:                 # images (B, in_channels, H, W) -> (B, num_classes); published for 224×224
-    "torchvision's ConvNeXt-tiny with a FIS block in place of a stage, or with gates, which use semiring, discount and backend of the settings"
+    "torchvision's ConvNeXt-tiny with a FIS block in place of a stage, or with gates, which use semiring, discount and backend of the layers' options"
     if mode not in FIS_CONVNEXT_MODES: raise ValueError(f"mode must be one of {', '.join(FIS_CONVNEXT_MODES)}, got {mode!r}")
     if directions is not None and mode != "just_gating": raise ValueError(f"directions: mode {mode!r} has no gates, got {directions!r}")
-    options, generator = FISOptions(**layer_options), seeded_generator(seed)
-    net = _classifier(torchvision.models.convnext_tiny, 2, num_classes, in_channels, generator)
-    if mode == "just_gating": return _append_gates(net, ("N", "S", "W") if directions is None else directions, options, tree_index, generator)
-    return _with_block(net, FIS_CONVNEXT_STAGES.get(mode), options, tree_index, in_channels, residual, pool, generator)
+    make_layer = LayerMaker(seeded_generator(seed), **kwargs)
+    net = torchvision_classifier("convnext_tiny", num_classes, in_channels, make_layer.generator)
+    if mode == "just_gating": return _append_gates(net, ("N", "S", "W") if directions is None else directions, make_layer)
+    return _with_block(net, FIS_CONVNEXT_STAGES.get(mode), make_layer, in_channels, residual, pool)
 
-def _with_block(net, stage, options, tree_index, in_channels, residual, pool, generator):
+def _with_block(net, stage, make_layer, in_channels, residual, pool):
     "The network with a FIS block for a stage; as it is without one"
     if stage is None: return net
-    make_layer = LayerMaker(options, tree_index, generator)
-    return make_layer.check(replace_by_fis_blocks(net, stage, make_layer, (in_channels, 224, 224), residual, pool, generator))
+    return make_layer.check(replace_by_fis_blocks(net, stage, make_layer, (in_channels, 224, 224), residual, pool, make_layer.generator))
 
-def _append_gates(net, directions, options, tree_index, generator):
+def _append_gates(net, directions, make_layer):
     "A gate behind each of the first three stages"
     if len(directions) != 3: raise ValueError(f"directions: expected three, one for each gate, got {directions!r}")
-    useless = [name for name in ("complex", "strict", "valuation", "activation") if getattr(options, name)] + ["tree_index"]*(tree_index is not None)
-    if useless: raise ValueError(f"{', '.join(useless)}: mode 'just_gating' has no FIS layer, its gates use semiring, discount and backend")
-    with _drawing_from(generator):
-        for stage, channels, direction in zip((1, 3, 5), (96, 192, 384), directions):
-            net.features[stage].append(ScanGate(channels, direction, options.semiring, options.discount, options.backend))
+    if make_layer.tree_index is not None: raise ValueError(f"tree_index: mode 'just_gating' has no FIS layer, got {make_layer.tree_index}")
+    options = make_layer.options_for(ScanGate)
+    with drawing_from(make_layer.generator):
+        for stage, channels, direction in zip((1, 3, 5), (96, 192, 384), directions): net.features[stage].append(ScanGate(channels, direction, **options))
     return net
 
 # %% ../../nbs/models/fis_large_nets.ipynb #1916aa1f
 FIS_EFFICIENTNET_MODES = ("base", "s3", "s4")
 
+@delegates(LayerMaker, but=["generator", "ndim"])
 def fis_efficientnet(
-    mode:str="base",          # which part is replaced, one of `FIS_EFFICIENTNET_MODES`
+    mode:Literal[FIS_EFFICIENTNET_MODES]="base", # which part is replaced
     num_classes:int=10,       # size of the output
     in_channels:int=3,        # channels of the images
-    tree_index:int|Sequence[int]|None=None, # number of the fixed tree: one for all layers or one per layer; None: drawn
-    residual:str="fis",       # residual branch of the block: "fis", "conv", "none"
-    pool:str="max",           # pooling of the block: "max" or "avg"
-    seed:int|None=None,       # seed of all trees and weights; None: one is drawn from PyTorch's default generator
-    **layer_options,          # settings of the FIS layers: fields of `FISOptions`, such as semiring and num_nodes
+    residual:Literal["fis", "conv", "none"]="fis", # residual branch of the block
+    pool:PoolName="max",      # pooling of the block
+    seed:int=0,               # of all trees and weights
+    **kwargs,                 # options of the FIS layers, see `LayerMaker`
 )->nn.Module:                 # images (B, in_channels, H, W) -> (B, num_classes); published for 224×224
     "torchvision's EfficientNet-B0 with a FIS block in place of a stage"
     if mode not in FIS_EFFICIENTNET_MODES: raise ValueError(f"mode must be one of {', '.join(FIS_EFFICIENTNET_MODES)}, got {mode!r}")
-    options, generator = FISOptions(**layer_options), seeded_generator(seed)
-    net = _classifier(torchvision.models.efficientnet_b0, 1, num_classes, in_channels, generator)
-    return _with_block(net, FIS_EFFICIENTNET_STAGES.get(mode), options, tree_index, in_channels, residual, pool, generator)
+    make_layer = LayerMaker(seeded_generator(seed), **kwargs)
+    net = torchvision_classifier("efficientnet_b0", num_classes, in_channels, make_layer.generator)
+    return _with_block(net, FIS_EFFICIENTNET_STAGES.get(mode), make_layer, in_channels, residual, pool)

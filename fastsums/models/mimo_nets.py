@@ -9,12 +9,13 @@ __all__ = ['MIMO_ARCHITECTURES', 'WideBlock', 'MIMOArchitecture', 'MIMOConvNet',
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..layers.isometry import ShiftedReLU, isometry_penalty
-from ..layers.superposition import Unbinding, check_superposed, make_binding
+from ..layers.superposition import BINDINGS, KEY_LAWS, Unbinding, check_superposed, make_binding
 from .backbones import init_weights, make_stage, seeded_generator
 
 # %% ../../nbs/models/mimo_nets.ipynb #7ca0b020
@@ -71,7 +72,7 @@ class MIMOConvNet(nn.Module):
         unbinding:nn.Module|None, # `Unbinding` for 64w features; None: one image at a time
         make_block:Callable,    # (in_channels, out_channels, stride=1) -> block
         norm:Callable[[int], nn.Module], # makes the stem's normalisation
-        isometric:bool,         # whether `isometry_penalty` is that of the blocks' convolutions, or 0
+        isometric:bool,         # whether the blocks' convolutions are to be isometries, see `penalties`
     ):
         super().__init__()
         self.num, self.isometric = 1 if binding is None else binding.num, isometric
@@ -116,14 +117,10 @@ class MIMOConvNet(nn.Module):
         stages = (self.stage1, self.stage2, self.stage3)
         return [layer for stage in stages for layer in stage.modules() if isinstance(layer, nn.Conv2d)] if self.isometric else []
 
-    def isometry_penalty(self)->Tensor: # a number >= 0
-        "How far the convolutions are from isometries; 0 for networks that do not care"
-        layers = self.isometric_convolutions()
-        return isometry_penalty(layers) if layers else self.linear.weight.new_zeros(())
-
-    def binding_penalty(self)->Tensor: # a number >= 0
-        "How far the keys are from orthogonal ones of length 1; 0 without keys"
-        return self.linear.weight.new_zeros(()) if self.binding is None else self.binding.penalty()
+    def penalties(self)->dict[str, Tensor]: # numbers >= 0
+        "What training adds to the loss: how far the convolutions are from isometries, and the keys from orthogonal ones of length 1; 0 where there are none"
+        layers, nothing = self.isometric_convolutions(), self.linear.weight.new_zeros(())
+        return dict(isometry=isometry_penalty(layers) if layers else nothing, binding=nothing if self.binding is None else self.binding.penalty())
 
 # %% ../../nbs/models/mimo_nets.ipynb #e829f780
 def _check_options(architecture, depth, skip_init, dirac_init, activation_init):
@@ -134,12 +131,12 @@ def _check_options(architecture, depth, skip_init, dirac_init, activation_init):
     if activation_init is not None and kind.init is None: raise ValueError(f"activation_init: the activation of {architecture} has no parameter")
 
 def mimo_net(
-    architecture:str="MIMONet", # one of `MIMO_ARCHITECTURES`
+    architecture:Literal[tuple(MIMO_ARCHITECTURES)]="MIMONet", # see the table above
     depth:int=28,            # 6k+4
     num_classes:int=10,      # size of the output
     in_channels:int=3,       # channels of the images
     num:int=1,               # N, slots for images
-    binding:str="HRR",       # "HRR", "MBAT", or "none" with num=1
+    binding:Literal[BINDINGS]="HRR", # how images are bound; "none" with num=1
     width:int=1,             # w: the stages have 16w, 32w and 64w channels
     initial_width:int=1,     # i: the stem has 16i channels
     skip_init:bool=False,    # blocks begin as their skip path
@@ -147,8 +144,8 @@ def mimo_net(
     batch_norm:bool=True,    # False: no normalisation anywhere
     activation_init:float|None=None, # initial bias of a shifted or slope of a parametric ReLU; None: -1 and 0.5
     trainable_keys:bool=True, # whether the keys (or matrices) of the binding are learnt
-    key_law:str="unitary",   # of the initial keys of HRR, see `random_keys`
-    seed:int|None=None,      # of all initial values; None: drawn from PyTorch's default generator
+    key_law:Literal[KEY_LAWS]="unitary", # of the initial keys of HRR, see `random_keys`
+    seed:int=0,              # of all initial values
 )->MIMOConvNet:              # images (B, in_channels, H, W) -> logits (B, num_classes)
     "A network that computes up to `num` images at a time"
     _check_options(architecture, depth, skip_init, dirac_init, activation_init)

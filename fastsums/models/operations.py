@@ -6,9 +6,12 @@
 __all__ = ['count_parameters', 'count_operations']
 
 # %% ../../nbs/models/operations.ipynb #bd31cfb9
-from contextlib import ExitStack
+import warnings
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/models/operations.ipynb #b27bf740
@@ -24,37 +27,49 @@ class _OwnCounts:
     "Forward hooks that collect what modules declare, and how much the watcher has seen inside them"
     def __init__(self, watcher): self.watcher, self.depth, self.seen, self.declared = watcher, 0, 0, dict(mixing=0, scan=0)
 
-    def enter(self, module, args):
+    def enter(self, module, args, kwargs):
         if self.depth == 0: self.before = self.watcher.get_total_flops()
         self.depth += 1
 
-    def leave(self, module, args, output):
+    def leave(self, module, args, kwargs, output):
         self.depth -= 1
         if self.depth: return   # inside another module that has declared its operations: they are in its figures
         self.seen += self.watcher.get_total_flops() - self.before
-        counts = module.operation_counts(tuple(args[0].shape))
+        counts = module.operation_counts(*args, **kwargs)
         if set(counts) != set(self.declared):
             raise ValueError(f"operation_counts of {type(module).__name__} must return 'mixing' and 'scan', got {sorted(counts)}")
         for name, count in counts.items(): self.declared[name] += int(count)
 
+# %% ../../nbs/models/operations.ipynb #99fcf2d5
+@contextmanager
+def _long_ways():
+    "Attention, transformer layers and recurrent networks as products that can be seen"
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore") # the flag of oneDNN speaks of GPUs
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield
+
 # %% ../../nbs/models/operations.ipynb #0771e8ed
 def count_operations(
-    model:nn.Module,            # a network; its weights and its training mode are left as they are
-    input_size:tuple=(3,32,32), # shape of one input without the batch axis
-    images:int=1,               # inputs in the batch; more than one for networks that share work between them
-)->dict[str,int]:               # conv_linear, mixing, scan, and total = conv_linear + mixing, for the whole batch
+    model:nn.Module, # a network; its weights and its training mode are left as they are
+    *inputs,         # what it is called with: batches of images, tokens, pairs, ...; their shapes and types matter
+    **options,       # what it is called with by name
+)->dict[str,int]:    # conv_linear, mixing, scan, and total = conv_linear + mixing, for the whole batch
     "Multiply-adds and scan steps of one forward pass (evaluation mode)"
-    weight = next(model.parameters(), torch.zeros(()))
-    x, training = torch.zeros(images, *input_size, dtype=weight.dtype, device=weight.device), {m: m.training for m in model.modules()}
     with ExitStack() as stack:
         watcher = FlopCounterMode(display=False)
         own = _OwnCounts(watcher)
         for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
             if hasattr(module, "operation_counts"):
-                stack.callback(module.register_forward_pre_hook(own.enter).remove)
-                stack.callback(module.register_forward_hook(own.leave).remove)
-        for module, mode in training.items(): stack.callback(setattr, module, "training", mode)
+                stack.callback(module.register_forward_pre_hook(own.enter, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(own.leave, with_kwargs=True).remove)
         stack.enter_context(torch.no_grad())
-        with watcher: model.eval()(x)
+        stack.enter_context(_long_ways())
+        with watcher: model.eval()(*inputs, **options)
     conv_linear = (watcher.get_total_flops() - own.seen) // 2
     return dict(conv_linear=conv_linear, **own.declared, total=conv_linear + own.declared["mixing"])
