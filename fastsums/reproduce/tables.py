@@ -106,7 +106,7 @@ def other_code(
     codes:dict,          # id -> module -> digest
 )->dict[str, str]:       # row -> in what its code differs
     "The rows that come from other code than the newest one"
-    measured = [r for r in rows if r["n"]]
+    measured = [r for r in rows if r["state"] == "measured"]
     newest = max(measured, key=lambda r: r["date"], default=None)
     differ = {r["row"]: code_differences(r, newest, codes) for r in measured}
     return {row: text for row, text in differ.items() if text}
