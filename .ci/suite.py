@@ -1,13 +1,16 @@
 #!/usr/bin/env python
 """The whole test suite: `make test`, or `TRITON_INTERPRET=1 .venv/bin/python .ci/suite.py`.
 
-Single checks first (package and notebooks in step, notebooks clean, README up to date, import light), then every notebook in a process
+Single checks first (package and notebooks in step, notebooks clean, README up to date, import light, imports one way), then every notebook in a process
 of its own, then those with `#| slow` cells once more with these cells, then conformance with the golden files. One line a check as it
 ends, the failures' output again at the end, and a closing line 'N passed, N failed'. Exit status 1 if anything failed or nothing ran.
 """
 import argparse
+import ast
+import configparser
 import difflib
 import fnmatch
+import importlib.metadata
 import json
 import os
 import re
@@ -15,10 +18,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
+import venv
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +34,7 @@ GOLDEN = NBS / "data" / "golden"  # a folder of golden files for each system
 BACKENDS = {"fis": ("torch", "cpu", "triton")}  # system -> backends that its files are checked with; the others: with "auto"
 PUBLIC_NAMES = "Semiring, Direction, CornerTree, scan, iterated_sum, FISLayer, FISLayerFixedTree, FISLayerRandomTrees"
 HEAVY = ["fastai", "triton", "torchvision", "numba"]  # what `import fastsums` must not load
+EXTRAS = {"training": "train", "tasks": "train", "reproduce": "reproduce"}  # folder of the package -> the extra that it needs; the others need none
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|var/tmp)/[\w.]")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -287,6 +294,53 @@ def check_import() -> str:
     return f"import takes {output.splitlines()[-1]}"
 
 
+def module_name(path: str) -> str:
+    "The module that a file of the package holds, by its path in the package"
+    return ".".join(["fastsums", *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
+
+
+def imported(name: str, is_package: bool, code: str, known: set[str]) -> set[str]:
+    "The package's modules that a module imports, wherever in its code; a package's module does not count as an import of the package"
+    package, found = name.split(".") if is_package else name.split(".")[:-1], set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = ".".join([*package[:len(package) + 1 - node.level], *([node.module] if node.module else [])]) if node.level else node.module
+            found |= {f"{origin}.{alias.name}" if f"{origin}.{alias.name}" in known else origin for alias in node.names}
+    return found & known
+
+
+def import_graph(files: dict[str, str]) -> dict[str, set[str]]:
+    "Module -> the modules of the package that it imports, from paths in the package and their code"
+    known = {module_name(path) for path in files}
+    return {module_name(path): imported(module_name(path), path.endswith("__init__.py"), code, known) for path, code in files.items()}
+
+
+def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    "Circles of imports, until cutting one import of each leaves none"
+    graph, circles = {name: set(others) for name, others in graph.items()}, []
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+            return circles
+        except CycleError as error:
+            circle = error.args[1][::-1]  # each imports the next; the first is also the last
+            circles.append(circle)
+            graph[circle[0]].discard(circle[1])
+
+
+def check_one_way() -> str:
+    "No module of the package imports itself by way of others, imports inside functions included"
+    made_up = {"__init__.py": "from .a import f", "a.py": "def f():\n    from fastsums.kernels import b", "kernels/__init__.py": "", "kernels/b.py": "from ..a import f"}
+    if import_circles(import_graph(made_up)) == [] or import_circles(import_graph({**made_up, "kernels/b.py": "import torch"})):
+        raise Wrong("the check itself is wrong about a package made up for it")
+    graph = import_graph(modules(PACKAGE))
+    if circles := import_circles(graph):
+        raise Wrong("Imports go round in a circle:\n" + "\n".join("    " + " → ".join(circle) for circle in circles))
+    return f"{sum(map(len, graph.values()))} imports among {len(graph)} modules"
+
+
 def check_compiled() -> str:
     "GPU kernels compile ahead of time for their targets, without register spills"
     status, output = run([sys.executable, ROOT / "kernels" / "compile.py", "--quick", "--check"], ROOT, 600)
@@ -295,12 +349,101 @@ def check_compiled() -> str:
     return output.splitlines()[-1][:80] if output else ""
 
 
+def needed(distribution: str, extras: set[str], found: dict[str, importlib.metadata.Distribution]) -> dict[str, importlib.metadata.Distribution]:
+    "What a distribution of this environment requires, itself included, by name"
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+    found[canonicalize_name(distribution)] = here = importlib.metadata.distribution(distribution)
+    for requirement in map(Requirement, here.requires or ()):
+        wanted = requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in {"", *extras})
+        if wanted and (requirement.extras or canonicalize_name(requirement.name) not in found):
+            needed(requirement.name, requirement.extras, found)
+    return found
+
+
+def bare_environment(folder: Path) -> Path:
+    "The built package in an environment that holds its requirements, linked from this one, and nothing else; the path of its python"
+    from packaging.requirements import Requirement
+    copy, environment, pip = folder / "source", folder / "environment", [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    shutil.copytree(PACKAGE, copy / "fastsums", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    venv.create(environment)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(environment), "platbase": str(environment)}))
+    settings = configparser.ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for requirement in map(Requirement, settings["DEFAULT"]["requirements"].split()):
+        needed(requirement.name, requirement.extras, found)
+    for distribution in found.values():
+        for name in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+            if not (packages / name).exists():
+                (packages / name).symlink_to(distribution.locate_file(name))
+    for command in (["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, copy],
+                    ["--python", python, "install", "--no-index", "--find-links", folder, "fastsums"]):  # refuses if a requirement is missing or too old
+        status, output = run([*pip, *command], folder)
+        if status:
+            raise Wrong(f"pip {' '.join(map(str, command))} fails:\n{output}")
+    return python
+
+
+WITHOUT_EXTRAS = """
+import importlib, sys
+from pathlib import Path
+import fastsums, torch
+from fastsums import CornerTree, FISLayer
+from fastsums.models.networks import build_network
+x = torch.rand(2, 3, 8, 8, requires_grad=True)
+FISLayer(3, 4, CornerTree.parse("NW(NE)"), semiring="maxplus", backend="torch")(x).sum().backward()
+assert x.grad.abs().sum() > 0, "no gradient reaches the input of a layer"
+assert build_network("fis_resnet", mode="l23", depth=8, backend="torch")(x).shape == (2, 10)
+
+def refused(action, extra):
+    try: action()
+    except ImportError as error: return f'pip install "fastsums[{extra}]"' in str(error)
+    return False
+
+problems, count, root = [], 0, Path(fastsums.__file__).parent
+for path in sorted(root.rglob("*.py")):
+    name, extra = ".".join(["fastsums", *path.relative_to(root).with_suffix("").parts]), EXTRAS.get(path.relative_to(root).parts[0])
+    if extra is None: importlib.import_module(name); count += 1
+    elif not refused(lambda: importlib.import_module(name), extra): problems.append(f"import {name}")
+if not refused(CornerTree.parse("NW").plot, "train"): problems.append("CornerTree.plot")
+if not refused(lambda: build_network("fis_convnext", mode="l2"), "train"): problems.append('build_network("fis_convnext")')
+if problems: sys.exit("do not say which extra they need: " + ", ".join(problems))
+print(count, "modules without extras")
+"""
+
+
+def check_without_extras() -> str:
+    "The built package works where only its requirements are installed, and what needs an extra says which"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        python = bare_environment(folder)
+        status, output = run([python, "-c", f"EXTRAS = {EXTRAS}\n{WITHOUT_EXTRAS}"], folder)
+        if status:
+            raise Wrong(output)
+        notes = [output.splitlines()[-1]]
+        for system, pattern in (("fis", "layer_*maxplus*.npz"), ("mimoconv", "net10_*.npz")):
+            for path in sorted((GOLDEN / system).glob(pattern)):
+                (folder / system).mkdir(exist_ok=True)
+                shutil.copy(path, folder / system)
+            status, output = run([python.with_name("fastsums_conformance"), folder / system, "--system", system, "--backend", "torch"], folder)
+            if status:
+                raise Wrong(output)
+            notes.append(f"{system}: {output.splitlines()[-1]}")
+    return "; ".join(notes)
+
+
 CHECKS = {
     "package and notebooks in step": check_in_step,
     "notebooks clean": check_clean,
     "notebooks whole": check_outputs,
     "README.md up to date": check_readme,
     "import light": check_import,
+    "imports go one way": check_one_way,
+    "without extras": check_without_extras,
     "GPU kernels compile": check_compiled,
 }
 

@@ -14,19 +14,15 @@ import re
 from pathlib import Path
 
 import torch
-from fastai.callback.core import Callback
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from torch import Tensor, nn
 
+from ..extras import need
 from ..layers.isometry import ShiftedReLU, isometry_penalty
 from ..layers.superposed_attention import bind_sequences, retrieve_sequences, superposed_attention
 from ..layers.superposition import Unbinding, bind, binding_penalty, circulant, superpose
 from ..models.mimo_nets import MIMOConvNet, WideBlock, mimo_net
 from ..models.operations import count_operations, count_parameters
-from ..training.callbacks import BatchMixUp, GradientFilter, Penalties
-from ..training.learner import TrainingSettings, decay_groups, make_learner, torch_one_cycle, train
-from .golden import Arrays, Result, register_format
+from .golden import Arrays, Result, raised, register_format
 
 # %% ../../nbs/conformance/mimo.ipynb #7aacd514
 _RENAMED = [ # patterns of published names, and ours
@@ -186,8 +182,8 @@ def check_network(path, backend):
     with torch.no_grad(): stored.compare("logits_eval", net.eval()(x))
     logits = net.train()(x)
     cross_entropy = nn.functional.cross_entropy(logits, labels)
-    total = cross_entropy + .1*net.binding_penalty() + 1e-4*net.isometry_penalty()
-    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=net.binding_penalty(), isometry_reg=net.isometry_penalty(), total=total).items(): stored.compare(name, value)
+    penalties = net.penalties()
+    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=penalties["binding"], isometry_reg=penalties["isometry"], total=cross_entropy + .1*penalties["binding"] + 1e-4*penalties["isometry"]).items(): stored.compare(name, value)
     total.backward()
     count = _compare_weights(stored, "g/", net, {name: p.grad for name, p in net.named_parameters()}, published_name)
     if count != sum(p.requires_grad for p in net.parameters()): raise ValueError(f"{count} gradients recorded, the network has {sum(1 for _ in net.parameters())} weights")
@@ -200,7 +196,7 @@ def check_deep_network(path, backend):
     net = _rebuild(stored, about).eval()
     with torch.no_grad():
         stored.compare("logits", net(stored.finite("x").double()))
-        stored.compare("isometry_reg", net.isometry_penalty())
+        stored.compare("isometry_reg", net.penalties()["isometry"])
     yield stored.result(path.name, f"{about['arch']}, answers and penalty")
 
 @register_format("mimoconv", "dynamic_sup*.npz")
@@ -215,59 +211,18 @@ def check_dynamic(path, backend):
     yield stored.result(path.name, f"{', '.join(map(str, numbers))} at a time")
 
 # %% ../../nbs/conformance/mimo.ipynb #06d99524
-class _Batches(DataLoader):
-    "Batches in a fixed order, some for each epoch"
-    def __init__(self, batches, each, **kwargs):
-        super().__init__(batches, bs=None, **kwargs)
-        self.each, self.next = each, 0
-    def __len__(self): return self.each
-    def get_idxs(self):
-        self.next += self.each
-        return list(range(self.next - self.each, self.next))
-
-class _RecordedMixUp(BatchMixUp):
-    "Mixup with recorded random numbers"
-    def __init__(self, draws): super().__init__(1.); self.draws = iter(draws)
-    def draw(self, images): return next(self.draws)
-
-class _Steps(Callback):
-    "Note what a step was made of"
-    order = GradientFilter.order - 1
-    def before_fit(self): self.steps = []
-    def before_step(self):
-        hypers = self.opt.hypers[0]
-        self.steps.append(dict(lr=float(hypers["lr"]), momentum=float(hypers["mom"]), loss=self.loss.item(), binding=self.penalty(), images=self.x.detach().clone()))
-    def penalty(self): return self.model.binding_penalty().item() if hasattr(self.model, "binding_penalty") else 0.
-
-class _Ends(Callback):
-    "Note what a step, made or not, has left"
-    order = 100
-    def before_fit(self): self.ends = []
-    def after_batch(self):
-        if self.training: self.ends.append(self.measure(self.learn))
-
-class _CrossEntropy(nn.CrossEntropyLoss):
-    "Cross entropy in the precision of the logits, where fastai's is float32"
-    y_int = True # fastai's sign for integer labels
-
-def _train_on(net, batches, each, settings, callbacks):
-    "Train a float64 network on given batches"
-    loaders = DataLoaders(_Batches(batches, each), _Batches(batches[:1]*len(batches), 1), device="cpu")
-    learn = make_learner(net, loaders, settings)
-    learn.loss_func = _CrossEntropy()
-    learn.remove_cb(learn.recorder) # it averages in float32
-    return train(learn, callbacks=callbacks)
-
 @register_format("mimoconv", "mixup*.npz")
 def check_mixup(path, backend):
     "One batch through mixup: the images that the network gets, and the loss"
+    need("train", "fastai")
+    from fastsums.conformance.recorded_training import RecordedMixUp, RecordedSteps, TrainingSettings, train_on
     stored, lam = Arrays(path), _about(path)["lam"]
     x, labels, order, logits = stored.finite("x"), stored.tensor("labels"), stored.tensor("perm"), stored.finite("logits")
     class Fixed(nn.Module): # answers with the recorded logits
         def __init__(self): super().__init__(); self.zero = nn.Parameter(torch.zeros((), dtype=x.dtype))
         def forward(self, images): return logits + self.zero
-    steps = _Steps()
-    _train_on(Fixed(), [(x, labels)]*2, 1, TrainingSettings(epochs=2, lr=1e-9, optimizer="sgd", progress="off", channels_last=False), [_RecordedMixUp([(lam, order)]*2), steps])
+    steps = RecordedSteps()
+    train_on(Fixed(), [(x, labels)]*2, 1, TrainingSettings(epochs=2, lr=1e-9, optimizer="sgd", progress="off", channels_last=False), [RecordedMixUp([(lam, order)]*2), steps])
     stored.compare("mixed", steps.steps[0]["images"])
     stored.compare("loss", torch.tensor(steps.steps[0]["loss"], dtype=torch.float64))
     yield stored.result(path.name, "mixed images, loss")
@@ -275,10 +230,12 @@ def check_mixup(path, backend):
 @register_format("mimoconv", "onecycle*.npz")
 def check_one_cycle(path, backend):
     "Learning rate and momentum of every step"
+    need("train", "fastai")
+    from fastsums.training.schedules import rates
     stored, about = Arrays(path), _about(path)
     steps = about["epochs"]*about["steps_per_epoch"]
-    functions = torch_one_cycle(TrainingSettings(lr=about["max_lr"], schedule="torch_one_cycle", momentum_range=(.95, .85), optimizer="sgd"), steps)
-    for name, key in (("lr", "lr"), ("momentum", "mom")): stored.compare(name, torch.tensor([functions[key](step) for step in range(steps)], dtype=torch.float64))
+    ours = torch.tensor(rates("torch_one_cycle", steps, lr=about["max_lr"], momentum_range=(.95, .85)), dtype=torch.float64)
+    for name, values in zip(("lr", "momentum"), ours.T): stored.compare(name, values)
     yield stored.result(path.name, f"{steps} steps")
 
 _STEP = ("lr", "momentum", "loss", "reg_grad_norm", "total_grad_norm", "accepted", "param_l2", "key_l2")
@@ -286,6 +243,9 @@ _STEP = ("lr", "momentum", "loss", "reg_grad_norm", "total_grad_norm", "accepted
 @register_format("mimoconv", "train_steps*.npz")
 def check_training(path, backend):
     "Steps of a training with both penalties, mixup, the filter, and one cycle"
+    need("train", "fastai")
+    from fastsums.conformance.recorded_training import GradientFilter, RecordedEnds, RecordedMixUp, RecordedSteps, TrainingSettings, train_on
+    from fastsums.training.callbacks import Penalties
     stored, log = Arrays(path), _about(path)["log"]
     weights, number = _part(stored, "sd/"), len(log)
     net = _rebuild(stored, {})
@@ -293,16 +253,16 @@ def check_training(path, backend):
     batches = [(stored.finite(f"x{i}").double(), stored.tensor(f"y{i}")) for i in range(number)]
     draws = [(float(stored.array(f"lam{i}")), stored.tensor(f"perm{i}")) for i in range(number)]
     epochs, factor = 1 + max(step["epoch"] for step in log), log[-1]["ratio"]
-    settings = TrainingSettings(epochs=epochs, lr=.2, optimizer="sgd", nesterov=False, weight_decay=1e-5, decay_norm_and_bias=True, schedule="torch_one_cycle", momentum_range=(.95, .85), progress="off", channels_last=False)
-    steps, ends, filtering = _Steps(), _Ends(), GradientFilter(factor)
-    def regulariser_norm(): return torch.stack([g.norm() for g in torch.autograd.grad(1e-4*net.isometry_penalty(), [layer.weight for layer in net.isometric_convolutions()])]).norm().item()
+    settings = TrainingSettings(epochs=epochs, lr=.2, optimizer="sgd", optimizer_options=dict(nesterov=False), weight_decay=1e-5, decay_norm_and_bias=True, schedule="torch_one_cycle", schedule_options=dict(momentum_range=(.95, .85)), progress="off", channels_last=False)
+    steps, filtering = RecordedSteps(), GradientFilter(factor)
+    def regulariser_norm(): return torch.stack([g.norm() for g in torch.autograd.grad(1e-4*net.penalties()["isometry"], [layer.weight for layer in net.isometric_convolutions()])]).norm().item()
     norm_before = [regulariser_norm()]
     def measure(learn):
         norm_before.append(regulariser_norm())
         return dict(total_grad_norm=filtering.norm, accepted=not filtering.rejected[-1], reg_grad_norm=norm_before[-2], key_l2=net.binding.keys.detach().norm().item(),
                     param_l2=(sum(p.detach().square().sum().item() for p in net.parameters()) + unused)**.5)
-    ends.measure = measure
-    _train_on(net, batches, number//epochs, settings, [_RecordedMixUp(draws), Penalties(1e-4, .1), filtering, steps, ends])
+    ends = RecordedEnds(measure)
+    train_on(net, batches, number//epochs, settings, [RecordedMixUp(draws), Penalties({"isometry": 1e-4, "binding": .1}), filtering, steps, ends])
     ours = [{**step, **end, "loss": step["loss"] + .1*step["binding"]} for step, end in zip(steps.steps, ends.ends)]
     if len(ours) != number: raise ValueError(f"{len(ours)} steps made, {number} recorded")
     for i, (mine, theirs) in enumerate(zip(ours, log)):
@@ -338,6 +298,8 @@ _COUNTS = {"params", "params_cifar100", "alpha_params_unused_without_skip_init",
 
 def _counts(row, num_classes):
     "What our network of a row has, with the published extras, by the names of the counts"
+    need("train", "fastai")
+    from fastsums.training.optimizers import decay_groups
     architecture, depth = row["arch"].rsplit("-", 1)
     plain = row["binding"] == "None" and row["num"] > 1
     options = dict(architecture=architecture, depth=int(depth), num_classes=num_classes, num=row["num"], width=row["width"], initial_width=row["initial_width"], seed=0)
@@ -350,7 +312,7 @@ def _counts(row, num_classes):
     keys, pixels = row["num"]*channels, 32*32
     parameters = count_parameters(net) + blocks - keys*plain
     decayed = sum(p.numel() for _, p in decay_groups(net, norm_and_bias=True)[0]) + blocks - keys*plain
-    multiply_adds = count_operations(net, images=row["num"])["total"]
+    multiply_adds = count_operations(net, torch.zeros(row["num"], 3, 32, 32, device="meta"))["total"]
     if plain: multiply_adds -= keys*channels*pixels
     elif row["binding"] == "HRR": multiply_adds += keys*pixels
     return dict(params=parameters, weight_decayed=decayed, alpha_params_unused_without_skip_init=blocks, macs_for_num_images=multiply_adds, macs_per_image=multiply_adds/row["num"])
@@ -376,7 +338,7 @@ def check_mimo_models(path, backend):
     for row in json.loads(path.read_text()):
         try: yield check_counts(row)
         except Exception as problem: # one row must not hide the next
-            yield Result(f"models.json {row.get('arch') if isinstance(row, dict) else row}", "failed", f"{type(problem).__name__}: {problem}")
+            yield raised(f"models.json {row.get('arch') if isinstance(row, dict) else row}", problem)
 
 @register_format("mimoconv", "index.json")
 def check_index(path, backend):

@@ -17,8 +17,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from ..iterated_sum import ACTIVATIONS, as_activation, check_trees, count_scan_operations, iterated_sum
-from ..scan import HALF_TYPES, check_backend, fused_operators, pick_backend
+from ..iterated_sum import as_activation, check_trees, count_scan_operations, iterated_sum
+from ..references import ACTIVATIONS, HALF_TYPES
+from ..scan import check_backend, fused_operators, pick_backend
 from ..semiring import SEMIRINGS, Semiring, as_semiring, maxtimes_multiplicative, real
 from ..tree import TREE_SHAPES, CornerTree
 
@@ -269,6 +270,11 @@ def extra_repr(self:FISLayer)->str:
     switches = {name: getattr(self, name) for name in ("valuation", "normalize", "complex", "strict")} | {"bias": self.bias is not None}
     shown |= {name: True for name, on in switches.items() if on}
     return ", ".join([f"{self.in_channels}, {self.out_channels}", *[f"{name}={value}" for name, value in shown.items()]])
+
+@patch
+def drawn(self:FISLayer)->str: # the trees of the output channels
+    "What is drawn when the layer is built and is not among its weights; a saved network is compared by it"
+    return " | ".join(map(str, self.trees))
 
 @patch
 def operation_counts(self:FISLayer,
