@@ -146,6 +146,7 @@ def _write_tables(options, tables:dict[str, Table]):
 def _search(options, tables:dict[str, Table])->int: # exit status
     "Search for the best settings of a table, and say which they are"
     if len(tables) > 1: raise ExperimentError("--search: of which table? Name one with --table")
+    if options.trials < 1: raise ExperimentError(f"--trials: expected at least 1, got {options.trials}")
     table, executor = next(iter(tables.values())), _executor(options, options.trials)
     search, at_once = Search(table, options.profile, options.runs), _at_once(executor, options.trials)
     print(f"{table.name}, profile {options.profile}: {options.trials} trials, {at_once} at a time, judged by {search.spec.objective}", flush=True)
