@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 """The whole test suite: `make test`, or `TRITON_INTERPRET=1 .venv/bin/python .ci/suite.py`.
 
-Single checks first (package and notebooks in step, notebooks clean, README up to date, import light), then every notebook in a process
+Single checks first (package and notebooks in step, notebooks clean, README up to date, import light, imports one way), then every notebook in a process
 of its own, then those with `#| slow` cells once more with these cells, then conformance with the golden files. One line a check as it
 ends, the failures' output again at the end, and a closing line 'N passed, N failed'. Exit status 1 if anything failed or nothing ran.
 """
 import argparse
+import ast
 import configparser
 import difflib
 import fnmatch
@@ -23,6 +24,7 @@ import time
 import traceback
 import venv
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -292,6 +294,53 @@ def check_import() -> str:
     return f"import takes {output.splitlines()[-1]}"
 
 
+def module_name(path: str) -> str:
+    "The module that a file of the package holds, by its path in the package"
+    return ".".join(["fastsums", *path.removesuffix(".py").split("/")]).removesuffix(".__init__")
+
+
+def imported(name: str, is_package: bool, code: str, known: set[str]) -> set[str]:
+    "The package's modules that a module imports, wherever in its code; a package's module does not count as an import of the package"
+    package, found = name.split(".") if is_package else name.split(".")[:-1], set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = ".".join([*package[:len(package) + 1 - node.level], *([node.module] if node.module else [])]) if node.level else node.module
+            found |= {f"{origin}.{alias.name}" if f"{origin}.{alias.name}" in known else origin for alias in node.names}
+    return found & known
+
+
+def import_graph(files: dict[str, str]) -> dict[str, set[str]]:
+    "Module -> the modules of the package that it imports, from paths in the package and their code"
+    known = {module_name(path) for path in files}
+    return {module_name(path): imported(module_name(path), path.endswith("__init__.py"), code, known) for path, code in files.items()}
+
+
+def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    "Circles of imports, until cutting one import of each leaves none"
+    graph, circles = {name: set(others) for name, others in graph.items()}, []
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+            return circles
+        except CycleError as error:
+            circle = error.args[1][::-1]  # each imports the next; the first is also the last
+            circles.append(circle)
+            graph[circle[0]].discard(circle[1])
+
+
+def check_one_way() -> str:
+    "No module of the package imports itself by way of others, imports inside functions included"
+    made_up = {"__init__.py": "from .a import f", "a.py": "def f():\n    from fastsums.kernels import b", "kernels/__init__.py": "", "kernels/b.py": "from ..a import f"}
+    if import_circles(import_graph(made_up)) == [] or import_circles(import_graph({**made_up, "kernels/b.py": "import torch"})):
+        raise Wrong("the check itself is wrong about a package made up for it")
+    graph = import_graph(modules(PACKAGE))
+    if circles := import_circles(graph):
+        raise Wrong("Imports go round in a circle:\n" + "\n".join("    " + " → ".join(circle) for circle in circles))
+    return f"{sum(map(len, graph.values()))} imports among {len(graph)} modules"
+
+
 def check_compiled() -> str:
     "GPU kernels compile ahead of time for their targets, without register spills"
     status, output = run([sys.executable, ROOT / "kernels" / "compile.py", "--quick", "--check"], ROOT, 600)
@@ -393,6 +442,7 @@ CHECKS = {
     "notebooks whole": check_outputs,
     "README.md up to date": check_readme,
     "import light": check_import,
+    "imports go one way": check_one_way,
     "without extras": check_without_extras,
     "GPU kernels compile": check_compiled,
 }

@@ -11,7 +11,7 @@ __all__ = ['ANY', 'DOWN', 'UP', 'WHOLE', 'FAR', 'FIELDS', 'COUNTER', 'THREADS', 
            'FACTOR', 'TABLE', 'TOTAL', 'VERTICES', 'DEPTH', 'HEIGHT', 'WIDTH', 'CHANNELS', 'KIND', 'TIMES', 'SIGN',
            'ACTIVATION', 'STRICT', 'PASSES', 'LENGTH', 'ALL_BLOCKS', 'NEEDS_DISCOUNT', 'SAMPLES', 'GROUP',
            'IN_CHANNELS', 'ITEMSIZE', 'LAYER', 'WEIGHT', 'WEIGHT_GRADIENT', 'BIAS', 'BIAS_GRADIENT', 'GEMM_ADDRESS',
-           'SCALARS', 'CHANNELS_LAST', 'KEPT', 'KEPT_SIZE', 'ROWS_KEPT', 'SELF', 'PLAN', 'STAGES', 'OWN',
+           'GEMM_LIMIT', 'SCALARS', 'CHANNELS_LAST', 'KEPT', 'KEPT_SIZE', 'ROWS_KEPT', 'SELF', 'PLAN', 'STAGES', 'OWN',
            'STAGE_FIELDS', 'ADJOINT_STAGE', 'FIRST', 'LAST', 'ORDER', 'ROWS', 'LOW', 'BUFFERED', 'FETCH_FIRST',
            'FETCH_LAST', 'GIVE_FIRST', 'GIVE_LAST', 'AGAIN_FIRST', 'AGAIN_LAST', 'STAGE_SIZE', 'EDGE_FIELDS',
            'EDGE_SCAN', 'EDGE_SCAN_BLOCK', 'EDGE_SCAN_SHARED', 'EDGE_GRADIENT', 'EDGE_GRADIENT_BLOCK',
@@ -33,8 +33,8 @@ from torch.nn import functional as F
 
 from .cpu_tree import (ACTIVATION_NUMBERS, ADJOINT, COMPLEX, GEMM, LOG, MAX, PIECE, SCAN, SUM, Problem, Unit, adjoint_at, begin_again, fill, find_children, gather, keep_row, own_at,
                                        scan_image, scan_image_adjoint, scan_strip, scan_strip_adjoint, split, tree_table)
-from .vectors import (LANES, add, array_at, as_address, blas_address, call_gemm, compiled, count_address, in_huge_pages, inlined, jit, load, num_threads, prefetch, run_work, store,
-                                      take_number, threads_here, transpose, wait_for)
+from .vectors import (LANES, add, array_at, as_address, blas_address, blas_limit_address, call_gemm, compiled, count_address, in_huge_pages, inlined, jit, limit_blas, load, num_threads, prefetch,
+                                      run_work, store, take_number, threads_here, transpose, wait_for)
 
 # %% ../../nbs/kernels/04_cpu_layer.ipynb #c2d40007
 ANY, DOWN, UP, WHOLE = range(4)      # how the strips of an edge have to come: in any order, downwards, upwards, or all at once
@@ -123,11 +123,11 @@ FIELDS = _numbered(
     "source source_gradient source_sample source_vertex source_channel "
     "source_site gradient_sample gradient_vertex gradient_channel gradient_site target target_sample target_channel target_site won won_by_unit discount discount_sample "
     "factor table total n D H W O kind times sign activation strict passes length all_blocks needs_discount samples group C itemsize layer weight weight_gradient bias "
-    "bias_gradient gemm scalars channels_last kept kept_size rows_kept self plan stages own")
+    "bias_gradient gemm gemm_limit scalars channels_last kept kept_size rows_kept self plan stages own")
 (COUNTER, THREADS, UNITS, TEAMS, TEAM, COUNT_THREADS, WORK, WORK_OF_TEAM, WORK_OF_MEMBER, VALUES, CARRY, CARRY_AGAIN, SHARES, SPARE, PIECES, INPUTS, INPUT_GRADIENTS, SOURCE, SOURCE_GRADIENT, SOURCE_SAMPLE, SOURCE_VERTEX, SOURCE_CHANNEL,
  SOURCE_SITE, GRADIENT_SAMPLE, GRADIENT_VERTEX, GRADIENT_CHANNEL, GRADIENT_SITE, TARGET, TARGET_SAMPLE, TARGET_CHANNEL, TARGET_SITE, WON, WON_BY_UNIT, DISCOUNT, DISCOUNT_SAMPLE,
  FACTOR, TABLE, TOTAL, VERTICES, DEPTH, HEIGHT, WIDTH, CHANNELS, KIND, TIMES, SIGN, ACTIVATION, STRICT, PASSES, LENGTH, ALL_BLOCKS, NEEDS_DISCOUNT, SAMPLES, GROUP, IN_CHANNELS,
- ITEMSIZE, LAYER, WEIGHT, WEIGHT_GRADIENT, BIAS, BIAS_GRADIENT, GEMM_ADDRESS, SCALARS, CHANNELS_LAST, KEPT, KEPT_SIZE, ROWS_KEPT, SELF, PLAN, STAGES, OWN) = range(len(FIELDS))
+ ITEMSIZE, LAYER, WEIGHT, WEIGHT_GRADIENT, BIAS, BIAS_GRADIENT, GEMM_ADDRESS, GEMM_LIMIT, SCALARS, CHANNELS_LAST, KEPT, KEPT_SIZE, ROWS_KEPT, SELF, PLAN, STAGES, OWN) = range(len(FIELDS))
 
 STAGE_FIELDS = _numbered("adjoint first last order rows low vertices fetch_first fetch_last give_first give_last again_first again_last")
 (ADJOINT_STAGE, FIRST, LAST, ORDER, ROWS, LOW, BUFFERED, FETCH_FIRST, FETCH_LAST, GIVE_FIRST, GIVE_LAST, AGAIN_FIRST, AGAIN_LAST) = range(len(STAGE_FIELDS))
@@ -375,7 +375,7 @@ def _sample(a, p, sample, unit, block, team, member, thread, dtype):
 
 # %% ../../nbs/kernels/04_cpu_layer.ipynb #c2d40050
 @jit
-def _work(a, dtype):
+def _units(a, dtype):
     "What every thread does until no units are left; a team has one"
     thread = take_number(a, THREADS)
     if a[TEAM] > 1 and threads_here(a[COUNT_THREADS]) < a[TEAMS]*a[TEAM]: a[TEAM] = 1      # too few came to wait for each other; every thread finds the same
@@ -389,6 +389,13 @@ def _work(a, dtype):
                 for group in range(groups): _sample(a, p, sample, unit, group*a[GROUP], team, member, thread, dtype)
         else: _sample(a, p, unit//a[ALL_BLOCKS], unit, unit % a[ALL_BLOCKS], team, member, thread, dtype)
         if a[TEAM] > 1: return
+
+@jit
+def _work(a, dtype):
+    "The units, while a product takes no threads of its own"
+    before = limit_blas(a[GEMM_LIMIT], 1)
+    _units(a, dtype)
+    limit_blas(a[GEMM_LIMIT], before)
 
 def _work_float32(pointer): _work(array_at(as_address(pointer), np.int64), np.float32)
 def _work_float64(pointer): _work(array_at(as_address(pointer), np.int64), np.float64)
@@ -689,7 +696,7 @@ def _layer_run(work, x, weight, bias, record, target, dx=None):
     work.run(units, teams, min(threads//teams, work.plan.group) if count_address() else 1, record, C=C, source=x.data_ptr(), source_sample=x.stride(0), channels_last=last,
              source_gradient=0 if dx is None else dx.data_ptr(), target=target.data_ptr(), **_strides(target, TARGET_STRIDES), weight=rows.data_ptr(),
              weight_gradient=gradient.data_ptr(), bias=0 if bias is None else bias_rows.data_ptr(), bias_gradient=bias_gradient.data_ptr(), gemm=blas_address(work.real),
-             scalars=scalars.data_ptr())
+             gemm_limit=blas_limit_address(), scalars=scalars.data_ptr())
     return gradient, bias_gradient
 
 def _dense(x):

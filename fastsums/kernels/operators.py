@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..iterated_sum import ACTIVATIONS, iterated_sum
 from . import cpu_contraction, cpu_layer, cpu_scan
-from ..scan import HALF_TYPES
+from ..references import ACTIVATIONS, HALF_TYPES, reference_pass, reference_sum
 from ..semiring import as_semiring
 from ..tree import CornerTree, Direction
 
@@ -69,11 +68,11 @@ def second_derivative(
         return [next(results), *[None if leaf is None else next(results) for leaf in leaves]]
 
 def _reference_sum(values, discount, parents, directions, semiring, activation, strict):
-    "The iterated sum by the torch backend; discount (1 or B, O)"
+    "The iterated sum by the reference; discount (1 or B, O)"
     ndim = values.ndim - 3
     trees = _as_trees(tuple(parents), tuple(directions), values.shape[1] - 1, ndim)
     if discount is not None: discount = discount.view(*discount.shape, *[1]*ndim)
-    return iterated_sum(values, trees if len(trees) > 1 else trees[0], semiring, discount, activation, strict, backend="torch")
+    return reference_sum(values, trees, as_semiring(semiring), discount, ACTIVATIONS[activation] if activation else None, strict)
 
 @functools.lru_cache(512)
 def _as_trees(parents, directions, edges, ndim):
@@ -259,13 +258,9 @@ _contract.register_autograd(_contraction_gradient, setup_context=_keep_contracti
 _contract_backward.register_autograd(_contraction_second_derivative, setup_context=_keep_contraction_gradient)
 
 # %% ../../nbs/kernels/09_operators.ipynb #e7a80015
-def _reference_pass(x, a, semiring, reverse, per_step):
+def _pass(x, a, semiring, reverse, per_step):
     "One pass by the reference: x (outer, T, inner), a None, (outer,) or like x"
-    semiring = as_semiring(semiring)
-    if reverse: x, a = x.flip(1), a.flip(1) if per_step else a
-    if per_step: y = semiring.cumulate_steps(x, a, 1)
-    else: y = semiring.cumulate(x, 1, None if a is None else a[:, None, None])
-    return y.flip(1) if reverse else y
+    return reference_pass(x, 1, as_semiring(semiring), a if a is None or per_step else a[:, None, None], reverse)
 
 @torch.library.custom_op("fastsums::scan", mutates_args=())
 def _scan(x:Tensor, a:Tensor|None, semiring:str, reverse:bool, per_step:bool, backend:str)->Tensor:
@@ -298,7 +293,7 @@ def _keep_scan_gradient(ctx, inputs, output):
 
 def _scan_second_derivative(ctx, ddx, dda):
     dy, x, a = ctx.saved_tensors
-    ddy, dx, da = second_derivative(lambda x, a: _reference_pass(x, a, *ctx.rest[:-1]), (x, a), dy, (ddx, dda))
+    ddy, dx, da = second_derivative(lambda x, a: _pass(x, a, *ctx.rest[:-1]), (x, a), dy, (ddx, dda))
     return ddy, dx, None, da, *[None]*4
 
 _scan.register_autograd(_scan_gradient, setup_context=_keep_scan)

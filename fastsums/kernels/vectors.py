@@ -7,7 +7,7 @@ __all__ = ['LANES', 'MASK', 'zeros', 'ones', 'add', 'sub', 'mul', 'jit', 'inline
            'store', 'broadcast', 'prefetch', 'wins', 'or_not', 'select', 'as_mask', 'load_mask', 'store_mask',
            'transpose', 'array_at', 'as_address', 'take_number', 'read_number', 'threads_here', 'give_way', 'wait_for',
            'checksum', 'compiled', 'count_address', 'num_threads', 'run_work', 'in_huge_pages', 'blas_address',
-           'call_gemm']
+           'call_gemm', 'blas_limit_address', 'limit_blas']
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10004
 import ctypes
@@ -29,7 +29,7 @@ from numba.core import cgutils
 from numba.extending import get_cython_function_address, intrinsic, models, register_model
 from torch import Tensor
 
-import fastsums
+from .. import kernels
 
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10007
 LANES = 16
@@ -248,7 +248,7 @@ def wait_for(array, index, threads):
 # %% ../../nbs/kernels/00_vectors.ipynb #a0b10018
 def _kernel_modules():
     "The text of this package's CPU kernels, all that a compiled function of it can contain"
-    files = sorted((Path(fastsums.__path__[0])/"kernels").glob("*.py"))
+    files = sorted(Path(kernels.__path__[0]).glob("*.py"))
     return b"".join([file.read_bytes() for file in files if not file.name.startswith(("triton", "operators"))])
 
 _MODULES = hashlib.sha256(_kernel_modules())     # at once: a file that is edited later is not what this process has imported
@@ -372,3 +372,24 @@ def call_gemm(typingctx, address, array, flags, sizes, scalars, a, b, c):
                                 matrices[1], ldb, at(scalars, args[4], 1, value), matrices[2], ldc])
         return context.get_dummy_value()
     return types.void(types.int64, array, flags, sizes, scalars, types.int64, types.int64, types.int64), codegen
+
+# %% ../../nbs/kernels/00_vectors.ipynb #a0b10052
+@functools.cache
+def blas_limit_address()->int:
+    "Address of the BLAS's function that limits the threads of the products of one thread, for `limit_blas`; 0 where there is none"
+    names = ("MKL_Set_Num_Threads_Local", "openblas_set_num_threads_local")
+    function = next((f for name in names if (f := getattr(_torch_library(), name, None)) is not None), None)
+    return 0 if function is None else ctypes.cast(function, ctypes.c_void_p).value
+
+@intrinsic
+def _call_limit(typingctx, address, threads):
+    def codegen(context, builder, signature, args):
+        number = ir.IntType(32)
+        function = builder.inttoptr(args[0], ir.FunctionType(number, [number]).as_pointer())
+        return builder.sext(builder.call(function, [builder.trunc(args[1], number)]), ir.IntType(64))
+    return types.int64(types.int64, types.int64), codegen
+
+@jit
+def limit_blas(address, threads):
+    "From now on the products of this thread take so many threads; gives the limit before (MKL: 0 for none). Nothing happens without an address"
+    return _call_limit(address, threads) if address else 0

@@ -17,8 +17,9 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from torch import Tensor, nn
 
-from ..iterated_sum import ACTIVATIONS, as_activation, check_trees, count_scan_operations, iterated_sum
-from ..scan import HALF_TYPES, check_backend, fused_operators, pick_backend
+from ..iterated_sum import as_activation, check_trees, count_scan_operations, iterated_sum
+from ..references import ACTIVATIONS, HALF_TYPES
+from ..scan import check_backend, fused_operators, pick_backend
 from ..semiring import SEMIRINGS, Semiring, as_semiring, maxtimes_multiplicative, real
 from ..tree import TREE_SHAPES, CornerTree
 

@@ -22,8 +22,9 @@ from matplotlib.ticker import MaxNLocator
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
+from .parameters import ExperimentError, Run, repository_root
+from .registry import Table, load_tables
 from .runs import RunFolder
-from .registry import ExperimentError, Run, Table, load_tables, repository_root
 
 # %% ../../nbs/reproduce/report.ipynb #4af15da4
 def history_of(
@@ -39,7 +40,7 @@ def draw_curves(
 )->plt.Figure|None: # None: no run of the table has a history
     "Learning curves of all finished runs of a table"
     panels = {}
-    for profile in table.spec["profiles"]:
+    for profile in table.spec.profiles:
         for run in table.runs(profile):
             place = RunFolder(runs, run)
             history = history_of(place.final) if place.metrics() is not None else None
@@ -52,13 +53,15 @@ def draw_curves(
 
 def _draw_rows(ax, profile:str, rows:dict[str, list[pd.DataFrame]]):
     "One panel: a colour for each row"
-    column = next(name for name in ("accuracy", "valid_loss", "train_loss") if all(name in history for histories in rows.values() for history in histories))
+    every = [history for histories in rows.values() for history in histories]
+    metrics = [name for name in every[0] if name not in ("epoch", "train_loss", "valid_loss", "time", "train_seconds", "seconds")]
+    column = next(name for name in (*metrics, "valid_loss", "train_loss") if all(name in history for history in every))
     colors = plt.get_cmap("turbo", len(rows) + 1)
     for i, (label, histories) in enumerate(rows.items()):
         for history in histories: ax.plot(history.index + 1, history[column], color=colors(i), lw=.5, alpha=.5)
         mean = pd.concat(histories).groupby(level=0)[column].mean()
         ax.plot(mean.index + 1, mean, color=colors(i), lw=1.5, marker=".", label=label)
-    ax.set(title=profile, xlabel="epoch", ylabel=column.replace("_", " ").replace("valid", "validation") if column != "accuracy" else "validation accuracy")
+    ax.set(title=profile, xlabel="epoch", ylabel=column.replace("_", " ").replace("valid ", "validation ") if column.endswith("_loss") else f"validation {column.replace('_', ' ')}")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
 
@@ -68,7 +71,7 @@ def failed_runs(
     runs:Path|str, # folder of all runs
 )->list[tuple[Run, str]]: # each with its message
     "The runs of a table whose last attempt failed"
-    planned = [run for profile in table.spec["profiles"] for run in table.runs(profile)]
+    planned = [run for profile in table.spec.profiles for run in table.runs(profile)]
     errors = [(run, RunFolder(runs, run).error()) for run in planned if RunFolder(runs, run).metrics() is None]
     return [(run, message.strip()) for run, message in errors if message]
 
@@ -130,7 +133,7 @@ def _markdown_page(path:Path)->str:
 
 def _section(table:Table, runs:Path, figures:Path, output:Path)->dict:
     "What the template needs of one table"
-    states = {profile: [RunFolder(runs, run).state() for run in table.runs(profile)] for profile in table.spec["profiles"]}
+    states = {profile: [RunFolder(runs, run).state() for run in table.runs(profile)] for profile in table.spec.profiles}
     page, searches = figures/f"{table.name}.md", sorted(figures.glob(f"{table.name}_search_*.md"))
     failures = [dict(title=run.title, message="\n".join(message.splitlines()[-12:]), link=write_notebook_page(run, runs, output)) for run, message in failed_runs(table, runs)]
     return dict(name=table.name, title=table.title, page=_markdown_page(page) if page.is_file() else "", curves=_picture(draw_curves(table, runs)),
@@ -161,12 +164,12 @@ def main(
     add("--table", action="append", metavar="NAME", help="only this table (may be given several times)")
     add("--runs", type=Path, metavar="DIR", help="folder of the runs (default: runs/ of the repository)")
     add("--figures", type=Path, metavar="DIR", help="folder of the tables and figures (default: figures/ of the repository)")
-    add("--experiments", type=Path, metavar="FILE", help="the list of tables (default: nbs/experiments/experiments.yaml of the repository)")
+    add("--experiments", type=Path, metavar="PATH", help="a file of tables or a folder of such files (default: nbs/experiments/tables of the repository)")
     add("--output", type=Path, metavar="DIR", help="where the report goes (default: report/ in the folder of the runs)")
     options = parser.parse_args(arguments)
     try:
         root = None if options.experiments and options.runs and options.figures else repository_root()
-        tables = load_tables(options.experiments or root/"nbs"/"experiments"/"experiments.yaml")
+        tables = load_tables(options.experiments or root/"nbs"/"experiments"/"tables")
         if unknown := set(options.table or []) - set(tables): raise ExperimentError(f"--table: unknown table {sorted(unknown)[0]!r}; known: {', '.join(tables)}")
     except ExperimentError as error:
         print(f"fastsums_report: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from .images import data_folders
+from .image_data import data_folders
 
 # %% ../../nbs/tasks/anomaly_data.ipynb #4f051855
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ from torchvision.models import Wide_ResNet50_2_Weights, wide_resnet50_2
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.v2 import functional as TF
 
-from .images import ImageTransform, MemoryLoader
+from .augmentation import ImageTransform
+from .images import classification
 from ..training.learner import TrainingSettings, make_learner, train
+from ..training.loaders import MemoryLoader
 
 # %% ../../nbs/tasks/frozen_features.ipynb #7df8cef9
 def join_levels(
@@ -131,7 +133,7 @@ def train_texture_net(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = TextureNet(4*len(images))
-    learn = make_learner(network, dls, TrainingSettings(epochs=1, lr=lr, seed=seed, progress="off"))
+    learn = make_learner(network, dls, classification(), TrainingSettings(epochs=1, lr=lr, seed=seed, progress="off"))
     train(learn)
     return TextureNetFeatures(network.cpu()), learn.recorder.values[-1][2]
 

@@ -7,8 +7,6 @@ __all__ = ['CheckpointError', 'write_checkpoint', 'previous_checkpoint', 'read_c
            'save_model', 'load_model']
 
 # %% ../../nbs/training/checkpoints.ipynb #85e9cc04
-import dataclasses
-import importlib
 import json
 import os
 import pickle
@@ -91,16 +89,28 @@ def read_checkpoint(
     return state
 
 # %% ../../nbs/training/checkpoints.ipynb #cd41d034
+def _asked(thing, method:str)->dict:
+    "What a method of the thing's own class says; nothing where it has none (fastai's classes answer for others, so the class is asked)"
+    return getattr(thing, method)() if hasattr(type(thing), method) else {}
+
+def _data_identity(dls)->dict:
+    "What is known about the data, and their sizes"
+    about = {f"data {name}": value for name, value in _asked(dls, "identity").items()}
+    for part, loader in zip(("training", "validation"), dls.loaders):
+        about |= {f"{part} {name}": value for name, value in _asked(loader, "identity").items()}
+        about |= {f"{part} samples": len(loader.dataset), f"{part} batches": len(loader), f"{part} batch size": loader.bs, f"{part} seed": getattr(loader, "seed", None)}
+    return about
+
 def training_identity(
     learn, # of `fastsums.training.learner.make_learner`
 )->dict:   # name -> value
     "What two trainings must have in common for one to go on with the other's checkpoint"
-    settings = {name: value for name, value in dataclasses.asdict(learn.settings).items() if name != "progress"}
-    shapes = [f"{name} {tuple(value.shape)}" for name, value in get_model(learn.model).state_dict().items()]
-    data = {f"{part} images": len(loader.dataset) for part, loader in zip(("training", "validation"), learn.dls.loaders)}
+    settings = {name: value for name, value in learn.settings.complete().items() if name != "progress"}
+    model = get_model(learn.model)
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
     callbacks = {cb.name: cb.identity() for cb in learn.cbs if hasattr(type(cb), "identity")}
-    return {**settings, **data, "batch size": learn.dls.train.bs, "batches": len(learn.dls.train), "data seed": getattr(learn.dls.train, "seed", None), **callbacks,
-            "weights": ", ".join(shapes), "frozen": [name for name, p in get_model(learn.model).named_parameters() if not p.requires_grad], "fastsums": fastsums.__version__}
+    return {"task": learn.task.name, **{f"loss {name}": value for name, value in learn.task.settings.items()}, **settings, **_data_identity(learn.dls), **callbacks,
+            "weights": ", ".join(shapes), "frozen": [name for name, p in model.named_parameters() if not p.requires_grad], "fastsums": fastsums.__version__}
 
 def _difference(there:dict, here:dict)->str: # empty: none
     "The first thing in which two trainings differ, in words"
@@ -111,6 +121,8 @@ def _difference(there:dict, here:dict)->str: # empty: none
     return ""
 
 # %% ../../nbs/training/checkpoints.ipynb #2fdd30ec
+_FIRST = -100 # before every other callback
+
 class Checkpoint(Callback):
     "Keep a checkpoint of a training after each epoch, and go on from it if there is one"
     order = 90 # after the callbacks that record, track and log
@@ -134,15 +146,16 @@ class Checkpoint(Callback):
 
     def _restore(self, state:dict):
         "Everything but the random numbers, which are set when the next epoch begins"
+        for callback in self._with_state(): callback.load_state_dict(state["callbacks"][callback.name]) # first: they may change the model
         get_model(self.model).load_state_dict(state["model"])
         self.opt.load_state_dict(state["optimizer"])
         if state["scaler"]: self.learn.scaler.load_state_dict(state["scaler"])
-        for callback in self._with_state(): callback.load_state_dict(state["callbacks"][callback.name])
         self.state, self.seconds = state, list(state["seconds"])
+        self.order = _FIRST
 
     def _with_state(self):
         "The callbacks of this fit that can say and take their state. Their classes are asked: a callback itself answers for learner and model too"
-        return [cb for cb in self.learn.cbs if all(hasattr(type(cb), name) for name in ("state_dict", "load_state_dict"))]
+        return [cb for cb in self.learn.cbs.sorted("order") if all(hasattr(type(cb), name) for name in ("state_dict", "load_state_dict"))]
 
     @property
     def done(self)->int:
@@ -150,11 +163,13 @@ class Checkpoint(Callback):
         return self.state["epochs"] if self.state else 0
 
     def before_epoch(self):
-        if self.epoch < self.done:
+        if self.epoch < self.done: # no other callback begins an epoch that is not trained
+            self.recorder.before_epoch()
             self.recorder.log += self.state["values"][self.epoch]
             self.recorder.start_epoch = time.time() - self.seconds[self.epoch]
             raise CancelEpochException
         if self.epoch == self.done and self.state: self._go_on()
+        self.order = Checkpoint.order
 
     def _go_on(self):
         "Random numbers and the recorder's curves, as they were at the end of the last epoch"
@@ -172,6 +187,7 @@ class Checkpoint(Callback):
 
     def after_fit(self):
         if self.done == self.n_epoch: self._go_on() # nothing was left to be trained
+        self.order = Checkpoint.order
 
     def _state(self, epochs:int)->dict:
         "All that the next epoch depends on"
@@ -190,27 +206,17 @@ class Checkpoint(Callback):
         for path in (self.file, previous_checkpoint(self.file), self.file.with_name(self.file.name + ".part")): path.unlink(missing_ok=True)
 
 # %% ../../nbs/training/checkpoints.ipynb #49d8aae2
-def _builder(name:str)->Callable:
-    "The function of a name such as fastsums.models.networks.build_network"
-    module, _, function = name.rpartition(".")
-    if not module.startswith("fastsums.models."): raise ValueError(f"builder: expected a function of fastsums.models, got {name!r}")
-    return getattr(importlib.import_module(module), function)
-
-def _trees(model:nn.Module)->dict: # name of a layer -> its trees, as text
-    "The corner trees of a network; they are drawn from the seed, and are not among its weights"
-    trees = lambda layer: layer.trees if isinstance(layer.trees, (list, tuple)) else [layer.trees]
-    return {name: " | ".join(map(str, trees(layer))) for name, layer in model.named_modules() if hasattr(layer, "trees")}
+def _drawn(model:nn.Module)->dict: # name of a module -> text
+    "What was drawn when the network was built and is not among its weights"
+    return {name: module.drawn() for name, module in model.named_modules() if hasattr(module, "drawn")}
 
 def save_model(
-    model:nn.Module,   # as `builder(**options)` makes it, trained
+    model:nn.Module,   # as a function `build(**network)` makes it, trained
     folder:str|Path,   # gets model.safetensors and model.json
-    builder:Callable,  # a function of `fastsums.models`, such as `build_network`
-    options:dict,      # its arguments; numbers, texts, booleans, None and lists of them
+    network:dict,      # the arguments of that function: numbers, texts, booleans, None and lists of them
 ):
-    "Save a network so that `load_model(folder)` gives it back"
-    name = f"{builder.__module__}.{builder.__qualname__}"
-    _builder(name)
-    text = json.dumps(dict(builder=name, options=options, trees=_trees(model), fastsums=fastsums.__version__, torch=torch.__version__), indent=1)
+    "Save a network so that `load_model(folder, build)` gives it back"
+    text = json.dumps(dict(network=network, drawn=_drawn(model), fastsums=fastsums.__version__, torch=torch.__version__), indent=1)
     save_weights(model, Path(folder)/"model.safetensors")
     part = Path(folder)/"model.json.part"
     part.write_text(text + "\n", encoding="utf-8")
@@ -218,14 +224,15 @@ def save_model(
 
 def load_model(
     folder:str|Path, # of a finished run, or of `save_model`
+    build:Callable,  # makes the network from the saved mapping, such as `fastsums.models.networks.build_network`
 )->nn.Module:        # on the CPU, in evaluation mode
     "The trained network of a run"
     folder = Path(folder)
     missing = [name for name in ("model.json", "model.safetensors") if not (folder/name).is_file()]
     if missing: raise FileNotFoundError(f"{folder}: no {' and no '.join(missing)}; expected the folder of a finished run")
     saved = json.loads((folder/"model.json").read_text(encoding="utf-8"))
-    model = _builder(saved["builder"])(**saved["options"])
-    now = _trees(model)
-    for name, trees in saved["trees"].items():
-        if now.get(name) != trees: raise ValueError(f"{name}: was trained with the trees {trees!r}, this version (torch {torch.__version__}; then {saved['torch']}) draws {now.get(name)!r}")
+    model = build(**saved["network"])
+    now = _drawn(model)
+    for name, drawn in saved["drawn"].items():
+        if now.get(name) != drawn: raise ValueError(f"{name}: was trained with {drawn!r}, this version (torch {torch.__version__}; then {saved['torch']}) draws {now.get(name)!r}")
     return load_weights(model, folder/"model.safetensors").eval()
