@@ -20,9 +20,10 @@ from ..scan import BackendError, scan
 from ..layers.fis import FISLayer
 from ..models.backbones import CifarResNet
 from ..models.fis_large_nets import FIS_CONVNEXT_STAGES, FIS_EFFICIENTNET_STAGES, fis_convnext, fis_efficientnet
-from ..models.fis_nets import FIS_RESNET_MODES, FISOptions, LayerMaker, fis_resnet, put_fis_blocks, replace_by_fis_blocks
-from ..models.fis_small_nets import LAYER_LISTS, fis_net, fully_connected_net, layer_list_net, small_convnext
+from ..models.fis_nets import FIS_RESNET_MODES, LayerMaker, fis_resnet, put_fis_blocks, replace_by_fis_blocks
+from ..models.fis_small_nets import LAYER_LISTS, fis_blocks, layer_list
 from ..models.operations import count_operations, count_parameters
+from ..models.plain_nets import fully_connected, small_convnext
 from .golden import TOLERANCE, Arrays, Result, check_keys, raised, register_format, relative_error
 
 # %% ../../nbs/conformance/fis.ipynb #b9c50d91
@@ -214,7 +215,7 @@ def _pair_layers(options, generator):
     def make_layer(in_channels, out_channels):
         if out_channels % 2: raise ValueError(f"out_channels must be even, got {out_channels}")
         half = out_channels // 2
-        return options.layer(in_channels, out_channels, [_PAIR[0]]*half + [_PAIR[1]]*half, generator)
+        return FISLayer(in_channels, out_channels, [_PAIR[0]]*half + [_PAIR[1]]*half, generator=generator, **options)
     return make_layer
 
 # %% ../../nbs/conformance/fis.ipynb #f401fc5b
@@ -252,10 +253,10 @@ def _readings(row, backend):
     n, seeds = row["num_nodes"], row.get("seeds", row.get("seed"))
     is_forest = kind in ("random", "linear", "linear_NE")
     for num_nodes in [n + 1, n] if kind.startswith("linear") else [_FIXED.get(kind, 3 if kind == "parameter_sharing_v1" else n)]:
-        options = FISOptions(row.get("semiring", "maxplus"), kind if is_forest else "fixed", num_nodes, backend=backend,
-                             **layer_options({key: row[key] for key in row if key in _OPTIONS | _INITIAL}))
+        options = dict(semiring=row.get("semiring", "maxplus"), backend=backend, **layer_options({key: row[key] for key in row if key in _OPTIONS | _INITIAL}))
         generator = torch.Generator().manual_seed(0 if seeds is None else seeds[0] if isinstance(seeds, list) else seeds)
-        yield _pair_layers(options, generator) if kind == "parameter_sharing_v1" else LayerMaker(options, None if is_forest else seeds, generator), generator
+        trees = dict(tree_type=kind, num_nodes=num_nodes) if is_forest else dict(num_nodes=num_nodes, tree_index=seeds)
+        yield _pair_layers(options, generator) if kind == "parameter_sharing_v1" else LayerMaker(generator, **trees, **options), generator
 
 @register_network("FISResNet")
 def fis_resnets(row, backend):
@@ -313,7 +314,7 @@ def _call(text):
 def _fashion_layers(
     kind:str,          # end of the name, a key of `_FASHION`
     widths:list[int],  # of the convolutions
-)->list[str]:          # words of `layer_list_net`
+)->list[str]:          # words of `layer_list`
     "Two convolutions of each width and a pooling, one convolution of the last"
     convolution, after = _FASHION[kind]
     def of(*widths): return [word.format(width) for width in widths for word in convolution]
@@ -324,14 +325,14 @@ def fashion_nets(row, backend, kind, call):
     "Small convolutional networks, with FIS layers or without"
     widths, settings = _call(call)
     if settings and kind != "FIS": raise ValueError(f"a network without FIS layers has no settings, got {', '.join(settings)}")
-    yield layer_list_net(_fashion_layers(kind, widths), pool="avg", backend=backend, **_plain_row(row), **settings)
+    yield layer_list(_fashion_layers(kind, widths), pool="avg", backend=backend, **_plain_row(row), **settings)
 
 @register_network(r"TinyFashionNetPureFIS(?:Configurable)?\((?P<call>.*)\)")
 def pure_fis_nets(row, backend, call):
     "FIS layers and norms, nothing else"
     (in_channels, *channels), settings = _call(call)
     if in_channels != row["input"][0]: raise ValueError(f"the name says {in_channels} channels, input has {row['input'][0]}")
-    yield layer_list_net([word for width in channels for word in (f"fis {width}", "layer norm")], pool="max", backend=backend, **_plain_row(row), **settings)
+    yield layer_list([word for width in channels for word in (f"fis {width}", "layer norm")], pool="max", backend=backend, **_plain_row(row), **settings)
 
 @register_network(r"CifarResNet(?P<depth>\d+)_v2 \(channel-wise FIS downsample\)")
 def channelwise_resnets(row, backend, depth):
@@ -341,19 +342,18 @@ def channelwise_resnets(row, backend, depth):
 @register_network(r"TinyFashionNetPureFISUltraConfigurable\(yaml default\)")
 def mixed_nets(row, backend):
     "Convolutions and FIS layers in turn"
-    words, pool = LAYER_LISTS["conv_and_fis"]
-    yield layer_list_net(words, pool=pool, backend=backend, **_plain_row(row))
+    yield layer_list("conv_and_fis", backend=backend, **_plain_row(row))
 
 @register_network("FISResNetMNIST")
 def mnist_nets(row, backend):
     "FIS blocks at full size, by the settings in `config`"
-    yield fis_net(**_plain_row(row | {"config": {}}) | row["config"], backend=backend)
+    yield fis_blocks(**_plain_row(row | {"config": {}}) | row["config"], backend=backend)
 
 @register_network("julius ConvNeXt")
 def plain_convnexts(row, backend): yield small_convnext(**_plain_row(row))
 
 @register_network("FCN")
-def fully_connected_nets(row, backend): yield fully_connected_net(image_size=row["input"][1], **_plain_row(row))
+def fully_connected_nets(row, backend): yield fully_connected(image_size=row["input"][1], **_plain_row(row))
 
 # %% ../../nbs/conformance/fis.ipynb #d4efc1cf
 def _row_name(row):
@@ -367,7 +367,7 @@ def _differences(row, net):
     if wrong: return wrong, None
     outputs = []
     with net.register_forward_hook(lambda module, args, output: outputs.append(output)):
-        counted = count_operations(net, tuple(row["input"]))["total"]
+        counted = count_operations(net, torch.zeros(1, *row["input"]))["total"]
     y = outputs[0]
     if list(y.shape) != row.get("output_shape", [1, row.get("num_classes", y.shape[-1])]): wrong.append(f"output of shape {list(y.shape)}")
     if not y.isfinite().all(): wrong.append("output is not finite")

@@ -182,8 +182,9 @@ def check_network(path, backend):
     with torch.no_grad(): stored.compare("logits_eval", net.eval()(x))
     logits = net.train()(x)
     cross_entropy = nn.functional.cross_entropy(logits, labels)
-    total = cross_entropy + .1*net.binding_penalty() + 1e-4*net.isometry_penalty()
-    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=net.binding_penalty(), isometry_reg=net.isometry_penalty(), total=total).items(): stored.compare(name, value)
+    penalties = net.penalties()
+    total = cross_entropy + .1*penalties["binding"] + 1e-4*penalties["isometry"]
+    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=penalties["binding"], isometry_reg=penalties["isometry"], total=total).items(): stored.compare(name, value)
     total.backward()
     count = _compare_weights(stored, "g/", net, {name: p.grad for name, p in net.named_parameters()}, published_name)
     if count != sum(p.requires_grad for p in net.parameters()): raise ValueError(f"{count} gradients recorded, the network has {sum(1 for _ in net.parameters())} weights")
@@ -196,7 +197,7 @@ def check_deep_network(path, backend):
     net = _rebuild(stored, about).eval()
     with torch.no_grad():
         stored.compare("logits", net(stored.finite("x").double()))
-        stored.compare("isometry_reg", net.isometry_penalty())
+        stored.compare("isometry_reg", net.penalties()["isometry"])
     yield stored.result(path.name, f"{about['arch']}, answers and penalty")
 
 @register_format("mimoconv", "dynamic_sup*.npz")
@@ -255,7 +256,7 @@ def check_training(path, backend):
     epochs, factor = 1 + max(step["epoch"] for step in log), log[-1]["ratio"]
     settings = TrainingSettings(epochs=epochs, lr=.2, optimizer="sgd", nesterov=False, weight_decay=1e-5, decay_norm_and_bias=True, schedule="torch_one_cycle", momentum_range=(.95, .85), progress="off", channels_last=False)
     steps, filtering = RecordedSteps(), GradientFilter(factor)
-    def regulariser_norm(): return torch.stack([g.norm() for g in torch.autograd.grad(1e-4*net.isometry_penalty(), [layer.weight for layer in net.isometric_convolutions()])]).norm().item()
+    def regulariser_norm(): return torch.stack([g.norm() for g in torch.autograd.grad(1e-4*net.penalties()["isometry"], [layer.weight for layer in net.isometric_convolutions()])]).norm().item()
     norm_before = [regulariser_norm()]
     def measure(learn):
         norm_before.append(regulariser_norm())
@@ -312,7 +313,7 @@ def _counts(row, num_classes):
     keys, pixels = row["num"]*channels, 32*32
     parameters = count_parameters(net) + blocks - keys*plain
     decayed = sum(p.numel() for _, p in decay_groups(net, norm_and_bias=True)[0]) + blocks - keys*plain
-    multiply_adds = count_operations(net, images=row["num"])["total"]
+    multiply_adds = count_operations(net, torch.zeros(row["num"], 3, 32, 32, device="meta"))["total"]
     if plain: multiply_adds -= keys*channels*pixels
     elif row["binding"] == "HRR": multiply_adds += keys*pixels
     return dict(params=parameters, weight_decayed=decayed, alpha_params_unused_without_skip_init=blocks, macs_for_num_images=multiply_adds, macs_per_image=multiply_adds/row["num"])

@@ -54,7 +54,7 @@ class RecordedSteps(Callback):
         hypers = self.opt.hypers[0]
         self.steps.append(dict(lr=float(hypers["lr"]), momentum=float(hypers["mom"]), loss=self.loss.item(), binding=self.penalty(), images=self.x.detach().clone()))
 
-    def penalty(self): return self.model.binding_penalty().item() if hasattr(self.model, "binding_penalty") else 0.
+    def penalty(self): return self.model.penalties()["binding"].item() if hasattr(self.model, "penalties") else 0.
 
 class RecordedEnds(Callback):
     "Note what a step, made or not, has left: `ends`, what `measure` says of the learner after each"
