@@ -183,8 +183,7 @@ def check_network(path, backend):
     logits = net.train()(x)
     cross_entropy = nn.functional.cross_entropy(logits, labels)
     penalties = net.penalties()
-    total = cross_entropy + .1*penalties["binding"] + 1e-4*penalties["isometry"]
-    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=penalties["binding"], isometry_reg=penalties["isometry"], total=total).items(): stored.compare(name, value)
+    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=penalties["binding"], isometry_reg=penalties["isometry"], total=cross_entropy + .1*penalties["binding"] + 1e-4*penalties["isometry"]).items(): stored.compare(name, value)
     total.backward()
     count = _compare_weights(stored, "g/", net, {name: p.grad for name, p in net.named_parameters()}, published_name)
     if count != sum(p.requires_grad for p in net.parameters()): raise ValueError(f"{count} gradients recorded, the network has {sum(1 for _ in net.parameters())} weights")
@@ -232,11 +231,11 @@ def check_mixup(path, backend):
 def check_one_cycle(path, backend):
     "Learning rate and momentum of every step"
     need("train", "fastai")
-    from fastsums.training.learner import TrainingSettings, torch_one_cycle
+    from fastsums.training.schedules import rates
     stored, about = Arrays(path), _about(path)
     steps = about["epochs"]*about["steps_per_epoch"]
-    functions = torch_one_cycle(TrainingSettings(lr=about["max_lr"], schedule="torch_one_cycle", momentum_range=(.95, .85), optimizer="sgd"), steps)
-    for name, key in (("lr", "lr"), ("momentum", "mom")): stored.compare(name, torch.tensor([functions[key](step) for step in range(steps)], dtype=torch.float64))
+    ours = torch.tensor(rates("torch_one_cycle", steps, lr=about["max_lr"], momentum_range=(.95, .85)), dtype=torch.float64)
+    for name, values in zip(("lr", "momentum"), ours.T): stored.compare(name, values)
     yield stored.result(path.name, f"{steps} steps")
 
 _STEP = ("lr", "momentum", "loss", "reg_grad_norm", "total_grad_norm", "accepted", "param_l2", "key_l2")
@@ -254,7 +253,7 @@ def check_training(path, backend):
     batches = [(stored.finite(f"x{i}").double(), stored.tensor(f"y{i}")) for i in range(number)]
     draws = [(float(stored.array(f"lam{i}")), stored.tensor(f"perm{i}")) for i in range(number)]
     epochs, factor = 1 + max(step["epoch"] for step in log), log[-1]["ratio"]
-    settings = TrainingSettings(epochs=epochs, lr=.2, optimizer="sgd", nesterov=False, weight_decay=1e-5, decay_norm_and_bias=True, schedule="torch_one_cycle", momentum_range=(.95, .85), progress="off", channels_last=False)
+    settings = TrainingSettings(epochs=epochs, lr=.2, optimizer="sgd", optimizer_options=dict(nesterov=False), weight_decay=1e-5, decay_norm_and_bias=True, schedule="torch_one_cycle", schedule_options=dict(momentum_range=(.95, .85)), progress="off", channels_last=False)
     steps, filtering = RecordedSteps(), GradientFilter(factor)
     def regulariser_norm(): return torch.stack([g.norm() for g in torch.autograd.grad(1e-4*net.penalties()["isometry"], [layer.weight for layer in net.isometric_convolutions()])]).norm().item()
     norm_before = [regulariser_norm()]
@@ -263,7 +262,7 @@ def check_training(path, backend):
         return dict(total_grad_norm=filtering.norm, accepted=not filtering.rejected[-1], reg_grad_norm=norm_before[-2], key_l2=net.binding.keys.detach().norm().item(),
                     param_l2=(sum(p.detach().square().sum().item() for p in net.parameters()) + unused)**.5)
     ends = RecordedEnds(measure)
-    train_on(net, batches, number//epochs, settings, [RecordedMixUp(draws), Penalties(1e-4, .1), filtering, steps, ends])
+    train_on(net, batches, number//epochs, settings, [RecordedMixUp(draws), Penalties({"isometry": 1e-4, "binding": .1}), filtering, steps, ends])
     ours = [{**step, **end, "loss": step["loss"] + .1*step["binding"]} for step, end in zip(steps.steps, ends.ends)]
     if len(ours) != number: raise ValueError(f"{len(ours)} steps made, {number} recorded")
     for i, (mine, theirs) in enumerate(zip(ours, log)):
@@ -300,7 +299,7 @@ _COUNTS = {"params", "params_cifar100", "alpha_params_unused_without_skip_init",
 def _counts(row, num_classes):
     "What our network of a row has, with the published extras, by the names of the counts"
     need("train", "fastai")
-    from fastsums.training.learner import decay_groups
+    from fastsums.training.optimizers import decay_groups
     architecture, depth = row["arch"].rsplit("-", 1)
     plain = row["binding"] == "None" and row["num"] > 1
     options = dict(architecture=architecture, depth=int(depth), num_classes=num_classes, num=row["num"], width=row["width"], initial_width=row["initial_width"], seed=0)

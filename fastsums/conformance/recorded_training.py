@@ -14,8 +14,11 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import nn
 
-from ..training.callbacks import BatchMixUp, GradientFilter
-from ..training.learner import TrainingSettings, make_learner, train
+from ..tasks.images import BatchMixUp
+from ..training.callbacks import GradientFilter
+from ..training.learner import make_learner, train
+from ..training.settings import TrainingSettings
+from ..training.task import Task
 
 # %% ../../nbs/conformance/recorded_training.ipynb #0e4c0007
 class RecordedBatches(DataLoader):
@@ -82,7 +85,6 @@ def train_on(
 )->Learner:                    # after the training
     "Train a float64 network on given batches"
     loaders = DataLoaders(RecordedBatches(batches, each), RecordedBatches(batches[:1]*len(batches), 1), device="cpu")
-    learn = make_learner(net, loaders, settings)
-    learn.loss_func = _CrossEntropy()
+    learn = make_learner(net, loaders, Task("recorded", _CrossEntropy()), settings)
     learn.remove_cb(learn.recorder) # it averages in float32
     return train(learn, callbacks=callbacks)

@@ -272,6 +272,11 @@ def extra_repr(self:FISLayer)->str:
     return ", ".join([f"{self.in_channels}, {self.out_channels}", *[f"{name}={value}" for name, value in shown.items()]])
 
 @patch
+def drawn(self:FISLayer)->str: # the trees of the output channels
+    "What is drawn when the layer is built and is not among its weights; a saved network is compared by it"
+    return " | ".join(map(str, self.trees))
+
+@patch
 def operation_counts(self:FISLayer,
     x:Tensor,      # input, shape (B, C, *spatial); only its shape matters
 )->dict[str, int]: # "mixing": multiply-adds of the channel contraction; "scan": ⊕, ⊗, ⊙ of the iterated sum

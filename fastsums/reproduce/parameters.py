@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import fastsums
-from ..options import OptionError, check_options, complete_options, fit_value, resolve, unknown_name
+from ..options import REQUIRED, OptionError, check_options, complete_options, fit_value, options_of, resolve, unknown_name
 
 # %% ../../nbs/reproduce/parameters.ipynb #9092ecdd
 class ExperimentError(ValueError):
@@ -72,7 +72,9 @@ def _mapping(address:str, given:str)->tuple[dict, dict]: # as given, and with al
     "A mapping, written as JSON, checked against the object at an address"
     target, value = resolve(address), json.loads(given)
     checked = check_options(target, value)
-    if is_dataclass(target): target(**checked) # such a one checks more than types when it is made
+    if is_dataclass(target) and all(o.default is not REQUIRED or name in checked for name, o in options_of(target).items()):
+        try: target(**checked) # it checks more than types when it is made
+        except ValueError as error: raise OptionError(str(error)) from None
     return _plain(checked), _plain(complete_options(target, value))
 
 # %% ../../nbs/reproduce/parameters.ipynb #7523aa01
@@ -86,8 +88,7 @@ def check_value(
         fitted = fit_value(value, _type_of(parameter.annotation))
         canonical_json(fitted)
         return fitted
-    except (OptionError, ImportError) as error: raise ExperimentError(f"parameter {parameter.name!r}: {error}") from None
-    except ExperimentError as error: raise ExperimentError(f"parameter {parameter.name!r}: {error}") from None
+    except (OptionError, ImportError, ExperimentError) as error: raise ExperimentError(f"parameter {parameter.name!r}: {error}") from None
     except (TypeError, ValueError):
         expected = "a mapping of options" if parameter.mapping else parameter.annotation
         raise ExperimentError(f"parameter {parameter.name!r}: expected {expected}, got {value!r} ({type(value).__name__})") from None

@@ -312,7 +312,7 @@ def _check_figure(layout:Layout, scores:list[str], demand):
     figure, costs = layout.figure, [*layout.costs, *layout.times]
     for name in (figure.marker, figure.color, figure.panel, *figure.line): demand("axis", name, layout.axes, "figure")
     if not figure.curves: demand("cost or time", figure.x, costs, "figure")
-    if figure.x and not figure.curves and not (figure.marker and figure.color): raise ExperimentError("layout: figure: a figure with 'x' needs a marker and a color")
+    if figure.x and not figure.curves and not (figure.marker and figure.color): raise ExperimentError("layout, figure: one with 'x' needs a marker and a color")
     for x, y in figure.curves.values(): demand("cost or time", x, costs, "figure"); demand("score", y, scores, "figure")
 
 def _check_search(table:Table):

@@ -6,7 +6,7 @@
 __all__ = ['FACTS', 'collect_results', 'published_figures', 'published_scores', 'common_value', 'short_id', 'make_row',
            'write_csv', 'read_csv', 'merge_rows', 'table_rows', 'code_differences']
 
-# %% ../../nbs/reproduce/rows.ipynb #e15fe8f3
+# %% ../../nbs/reproduce/rows.ipynb #3787e74b
 import csv
 import hashlib
 import json
@@ -18,7 +18,7 @@ from .registry import Table
 from .results import contradictions, read_metrics, write_json
 from .runs import RunFolder
 
-# %% ../../nbs/reproduce/rows.ipynb #a110d07b
+# %% ../../nbs/reproduce/rows.ipynb #0ab6b411
 def collect_results(
     table:Table,     # whose results
     runs:Path|str,   # folder of all runs
@@ -43,7 +43,7 @@ def _read_result(planned:dict[str, Run], folder:Path)->tuple[str, dict]:
         raise ValueError(f"a default has changed since: {'; '.join(differ)}")
     return row, metrics
 
-# %% ../../nbs/reproduce/rows.ipynb #8cf88753
+# %% ../../nbs/reproduce/rows.ipynb #cd6f6709
 FACTS = ("processor", "threads", "accelerator", "fastsums", "commit", "changed_since_commit") # of the environment, in each row
 
 def published_figures(
@@ -89,7 +89,7 @@ def short_id(
     "An identifier for a value that is kept elsewhere"
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8] if value else ""
 
-# %% ../../nbs/reproduce/rows.ipynb #df00ef53
+# %% ../../nbs/reproduce/rows.ipynb #a3ac4cd0
 def make_row(
     table:Table,         # whose row
     profile:str,         # of this profile
@@ -118,7 +118,7 @@ def _published(table:Table, run:Run)->dict:
     found = published_figures(table, run)
     return {f"{name}_published": found.get(name, "") for name in published_scores(table)} | dict(published_source=table.spec.published.source if found else "")
 
-# %% ../../nbs/reproduce/rows.ipynb #c2600a2d
+# %% ../../nbs/reproduce/rows.ipynb #8599a41f
 def write_csv(
     rows:list[dict], # the first one's columns come first
     path:Path|str,   # file to write
@@ -146,7 +146,7 @@ def read_csv(
     with open(path, newline="", encoding="utf-8") as file:
         return [{k: v if k in texts else _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
-# %% ../../nbs/reproduce/rows.ipynb #d9f012fd
+# %% ../../nbs/reproduce/rows.ipynb #790b544f
 def merge_rows(
     planned:list[tuple[dict, dict]], # of `make_row`, each with the record of its run as it would be done today
     known:list[dict],                # rows of an existing .csv
@@ -167,8 +167,9 @@ def _replaces(new:dict, old:dict)->bool:
     return new["n"] >= old["n"] and new["date"] >= old["date"]
 
 def _put_in(planned:dict, measured:dict)->dict:
-    "A planned row with what was measured before; what the plan says stays the plan's"
-    of_the_plan = {"profile", "label", "published_source", "row", *list(planned)[2:list(planned).index("state")], *(k for k in planned if k.endswith("_published"))}
+    "A planned row with what was measured before; what the plan says stays the plan's: the columns before `state`, and published figures"
+    columns = list(planned)
+    of_the_plan = {k for k in columns[:columns.index("state")] if planned[k] != ""} | {"row", "published_source"} | {k for k in columns if k.endswith("_published")}
     return {**planned, **{k: v for k, v in measured.items() if k not in of_the_plan}, "state": "measured"}
 
 def table_rows(
@@ -196,7 +197,7 @@ def _state(runs:Path|str, planned:list[Run])->str:
     "What to say of a row without results"
     return "failed" if any(RunFolder(runs, run).error() is not None for run in planned) else "not run"
 
-# %% ../../nbs/reproduce/rows.ipynb #66804fe7
+# %% ../../nbs/reproduce/rows.ipynb #de9f3654
 def code_differences(
     row:dict,     # a measured row
     newest:dict,  # the newest one of its table

@@ -13,8 +13,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from .pictures import copy_picture, draw_table, picture_files
+from .parameters import canonical_json
 from .registry import Column, Layout, Score, Table
-from .results import write_json
 from .rows import common_value, code_differences, published_scores, read_csv, table_rows, write_csv
 
 # %% ../../nbs/reproduce/tables.ipynb #898fb0af
@@ -40,7 +40,7 @@ def score_text(
     spread = f" ± {score.factor*std:.2f}" if std != "" else ""
     return f"{score.factor*mean:.2f}{spread}" + (f" (n = {row['n']}){mark}" if leads else "")
 
-# %% ../../nbs/reproduce/tables.ipynb #cfca41ec
+# %% ../../nbs/reproduce/tables.ipynb #6155d625
 def varying_axes(
     rows:list[dict], # of one profile
     layout:Layout,   # the table's layout
@@ -106,7 +106,7 @@ def other_code(
     codes:dict,          # id -> module -> digest
 )->dict[str, str]:       # row -> in what its code differs
     "The rows that come from other code than the newest one"
-    measured = [r for r in rows if r["n"]]
+    measured = [r for r in rows if r["state"] == "measured"]
     newest = max(measured, key=lambda r: r["date"], default=None)
     differ = {r["row"]: code_differences(r, newest, codes) for r in measured}
     return {row: text for row, text in differ.items() if text}
@@ -116,7 +116,7 @@ def _footnote(marks:dict, rows:list[dict])->list[str]:
     said = dict.fromkeys(marks[r["row"]] for r in rows if r["row"] in marks)
     return [f"† from other code than the newest row of this table: {'; '.join(said)}."] if said else []
 
-# %% ../../nbs/reproduce/tables.ipynb #2aa4ef43
+# %% ../../nbs/reproduce/tables.ipynb #e5ae9e18
 def markdown_table(
     table:Table,     # which table
     rows:list[dict], # of all profiles
@@ -154,6 +154,11 @@ def _not_run(table:Table, name:str, rows:list[dict], axes:dict)->list[str]:
     return [sentence, markdown_rows(table, known, axes)] if known else [sentence]
 
 # %% ../../nbs/reproduce/tables.ipynb #f5b1788b
+def _origins_text(origins:dict)->str:
+    "JSON with a line for each entry"
+    entries = lambda values: ",\n".join(f"  {json.dumps(k)}: {canonical_json(v)}" for k, v in values.items())
+    return "{\n" + ",\n".join(f" {json.dumps(part)}: {{\n{entries(values)}\n }}" for part, values in origins.items()) + "\n}\n"
+
 def write_table(
     table:Table,       # which table
     runs:Path|str,     # folder of all runs
@@ -167,7 +172,7 @@ def write_table(
     rows, origins, refused = table_rows(table, runs, read_csv(paths[0]), known)
     for name, reason in refused.items(): print(f"not used: {table.name}/{name}: {reason}")
     write_csv(rows, paths[0])
-    write_json(paths[2], origins)
+    paths[2].write_text(_origins_text(origins), encoding="utf-8")
     copied = [copy_picture(picture, runs, folder) for picture in picture_files(table)]
     pictures = [picture for picture in picture_files(table) if (folder/picture.name).is_file()] # older ones too, as in the table
     paths[1].write_text(markdown_table(table, rows, origins["code"], pictures), encoding="utf-8")

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.losses import MSELossFlat
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from ..models.fis_anomaly import FeatureAutoEncoder
@@ -35,7 +35,7 @@ def split_normal(
 # %% ../../nbs/tasks/anomalies.ipynb #95d1eb14
 def reconstruction()->Task: # output (B, C, h, w) against the features that went in
     "The task of giving back what went in"
-    return Task("reconstruction", F.mse_loss)
+    return Task("reconstruction", MSELossFlat())
 
 # %% ../../nbs/tasks/anomalies.ipynb #1989dde4
 ADAM = TrainingSettings(epochs=200, lr=1e-3, weight_decay=0., schedule="constant", progress="off") # as published

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Means', 'evaluate_means', 'Task']
 
-# %% ../../nbs/training/task.ipynb #c141f9dd
+# %% ../../nbs/training/task.ipynb #b0d0010a
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from fastai.learner import AvgLoss, Learner, Recorder, mk_metric
 from fastai.torch_core import find_bs
 
-# %% ../../nbs/training/task.ipynb #a45d5b1b
+# %% ../../nbs/training/task.ipynb #9b093de8
 class Means(Callback):
     "Mean loss and metrics of the batches that go by"
     def __init__(self,
@@ -44,7 +44,7 @@ def evaluate_means(
         learn.validate(dl=learn.dls.test, cbs=means)
     return means.figures()
 
-# %% ../../nbs/training/task.ipynb #4d716d68
+# %% ../../nbs/training/task.ipynb #b8298a01
 @dataclass(frozen=True)
 class Task:
     "What is learnt: loss, metrics, what is watched, inputs and targets of a batch, and the figures on the test set"
