@@ -183,7 +183,8 @@ def check_network(path, backend):
     logits = net.train()(x)
     cross_entropy = nn.functional.cross_entropy(logits, labels)
     penalties = net.penalties()
-    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=penalties["binding"], isometry_reg=penalties["isometry"], total=cross_entropy + .1*penalties["binding"] + 1e-4*penalties["isometry"]).items(): stored.compare(name, value)
+    total = cross_entropy + .1*penalties["binding"] + 1e-4*penalties["isometry"]
+    for name, value in dict(logits_train=logits, ce=cross_entropy, binding_reg=penalties["binding"], isometry_reg=penalties["isometry"], total=total).items(): stored.compare(name, value)
     total.backward()
     count = _compare_weights(stored, "g/", net, {name: p.grad for name, p in net.named_parameters()}, published_name)
     if count != sum(p.requires_grad for p in net.parameters()): raise ValueError(f"{count} gradients recorded, the network has {sum(1 for _ in net.parameters())} weights")
