@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['RecordedBatches', 'RecordedMixUp', 'RecordedSteps', 'RecordedEnds', 'train_on']
 
+# %% ../../nbs/conformance/recorded_training.ipynb #0e4c000f
+from ..extras import need
+
+# %% ../../nbs/conformance/recorded_training.ipynb #0e4c0010
+need("train", "fastai")
+
 # %% ../../nbs/conformance/recorded_training.ipynb #0e4c0004
 from collections.abc import Callable, Sequence
 
