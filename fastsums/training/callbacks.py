@@ -20,10 +20,10 @@ from ..options import unknown_name
 
 # %% ../../nbs/training/callbacks.ipynb #e3a29f99
 class Penalties(Callback):
-    "Add a model's penalties, weighted, to what is differentiated"
+    "Add a model's penalties, weighted, to what is differentiated; the model computes all of them for each batch if one weight is > 0, else none"
     order = MixedPrecision.order + 1 # in float32
     def __init__(self,
-        weights:dict, # name of a penalty -> its weight, >= 0; the model's `penalties()` has them
+        weights:dict, # name of a penalty -> its weight, >= 0; the model's `penalties()` has them. 0: computed beside the others, but not added and not among `scalars()`
     ):
         for name, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf: raise ValueError(f"weights: expected numbers >= 0, got {weight!r} for {name!r}")
@@ -49,7 +49,7 @@ class Penalties(Callback):
             self.last[name] = penalties[name].detach()
 
     def scalars(self)->dict: # for logs
-        "The penalties of the last batch, without their weights"
+        "The penalties of the last batch that have a weight > 0, without their weights"
         return {f"{name}_penalty": value.item() for name, value in self.last.items()}
 
 # %% ../../nbs/training/callbacks.ipynb #39914e21

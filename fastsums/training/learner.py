@@ -91,6 +91,8 @@ def load_weights(
     return model
 
 # %% ../../nbs/training/learner.ipynb #ca4f59bc
+def _shapes(model:nn.Module)->dict: return {name: list(value.shape) for name, value in model.state_dict().items()}
+
 class SaveBest(TrackerCallback):
     "Keep the weights of the epoch that was best in what is watched; put them into the model when the fit ends"
     order = TrackerCallback.order + 1
@@ -100,7 +102,7 @@ class SaveBest(TrackerCallback):
         direction:str="min",    # "min" or "max": which way is better
     ):
         super().__init__(monitor=watch, comp={"min": np.less, "max": np.greater}[direction])
-        self.path, self.best_epoch = Path(path), None
+        self.path, self.best_epoch, self.shapes = Path(path), None, {}
 
     def before_fit(self):
         columns = list(self.recorder.metric_names[1:])
@@ -110,23 +112,35 @@ class SaveBest(TrackerCallback):
     def after_epoch(self):
         super().after_epoch()
         if not self.new_best: return
-        self.best_epoch = self.epoch
+        self.best_epoch, self.shapes = self.epoch, _shapes(get_model(self.model))
         if not rank_distrib(): save_weights(get_model(self.model), self.path)
 
     def after_fit(self):
         distrib_barrier() # the other processes wait until the first has written
-        if self.best_epoch is not None: load_weights(get_model(self.model), self.path)
         super().after_fit()
+        if self.best_epoch is None: return
+        self._check_shapes()
+        load_weights(get_model(self.model), self.path)
+
+    def _check_shapes(self):
+        "Weights of other shapes are refused before the first of them is copied"
+        now = _shapes(get_model(self.model))
+        changed = [name for name in {**now, **self.shapes} if now.get(name) != self.shapes.get(name)]
+        if not changed: return
+        name = changed[0]
+        raise ValueError(f"select: 'best' expects a model whose weights keep their names and shapes, but it has changed since its best epoch, {self.best_epoch} ({self.monitor} {self.best:.4g}): "
+                         f"{name} was {self.shapes.get(name, 'not there')} then and is {now.get(name, 'not there')} now. The model keeps the weights of the last epoch; those of the best one are in {self.path.name}, "
+                         "and load_weights puts them into a network built as it was then. To end with the last epoch, train with select='last'.")
 
     def state_dict(self)->dict: # what a checkpoint of the training needs
-        "The best epoch so far, its value and its weights"
-        return dict(best=float(self.best), best_epoch=self.best_epoch, weights={} if self.best_epoch is None else load_file(self.path))
+        "The best epoch so far, its value, shapes and weights"
+        return dict(best=float(self.best), best_epoch=self.best_epoch, shapes=self.shapes, weights={} if self.best_epoch is None else load_file(self.path))
 
     def load_state_dict(self,
         state:dict, # of `state_dict`
     ):
         "Go on from there: the file of the best weights is written anew"
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self.best, self.best_epoch, self.shapes = state["best"], state["best_epoch"], state["shapes"]
         if state["weights"] and not rank_distrib(): save_file(state["weights"], self.path)
 
 # %% ../../nbs/training/learner.ipynb #41534916

@@ -69,7 +69,9 @@ class GraphBackward(Callback):
         state:dict, # of `state_dict`
     ):
         "Go on with the signs from there"
-        if state["generator"] is not None: self.opt.opt.generator.set_state(state["generator"])
+        if state["generator"] is None: return
+        self.opt.opt.generator = torch.Generator(next(self.model.parameters()).device) # where the optimizer would move it with its first step
+        self.opt.opt.generator.set_state(state["generator"])
 
 # %% ../../nbs/training/steps.ipynb #99bb6362
 class ClosureStep(Callback):
