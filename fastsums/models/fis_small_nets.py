@@ -12,7 +12,7 @@ from typing import Literal
 from fastcore.meta import delegates
 from torch import nn
 
-from .backbones import seeded_generator
+from .backbones import check_positive, seeded_generator
 from .fis_nets import FISBlock, LayerMaker
 from .parts import BATCH_NORMS, CONVOLUTIONS, GLOBAL_POOLS, POSITIONS, ChannelNorm, PoolName, Positions, Skip, check_choice, draw_weights
 
@@ -30,6 +30,7 @@ def fis_blocks(
     **kwargs,                  # options of the FIS layers, see `LayerMaker`
 )->nn.Sequential:              # (B, in_channels, *spatial) -> (B, num_classes)
     "A convolution, FIS blocks, global average pooling and a linear layer, for sequences, images or volumes"
+    check_positive(num_classes=num_classes, in_channels=in_channels, widths=widths, **({} if strides is None else {"strides": strides}))
     make_layer = LayerMaker(seeded_generator(seed), num_nodes=num_nodes, ndim=ndim, **kwargs)
     stem, *blocks = widths
     if not blocks: raise ValueError(f"widths: expected the channels of the stem and of at least one block, got {widths!r}")
@@ -48,6 +49,7 @@ def _layer(word:str, channels:int, make_layer:Callable, skip:bool):
     "The layer that a word means, and the channels that leave it"
     name, _, number = word.rpartition(" ")
     name, out = (name, int(number)) if number.isdigit() else (word, channels)
+    check_positive(**{f"layers: {word!r}": out})
     if name == "fis": layer = make_layer(channels, out)
     elif name in ("conv1", "conv3") and number.isdigit():
         kernel = int(name[-1])
@@ -94,6 +96,7 @@ def layer_list(
     words, usual = LAYER_LISTS[mode] if isinstance(mode, str) else (mode, "max")
     pool = usual if pool is None else pool
     check_choice("pool", pool, GLOBAL_POOLS)
+    check_positive(num_classes=num_classes, in_channels=in_channels)
     make_layer = LayerMaker(seeded_generator(seed), num_nodes=num_nodes, **kwargs)
     net, channels = nn.Sequential(), in_channels
     if positions is not None: net.append(Positions(positions)); channels += net[0].channels
