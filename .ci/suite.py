@@ -426,13 +426,15 @@ def check_without_extras() -> str:
         if status:
             raise Wrong(output)
         notes = [output.splitlines()[-1]]
-        for system, patterns in (("fis", ["layer_*maxplus*.npz"]), ("mimoconv", ["index.json", "net10_*.npz", "onecycle.npz"])):
+        for system, patterns, not_built in (("fis", ["layer_*maxplus*.npz"], 0), ("mimoconv", ["index.json", "models.json", "net10_*.npz", "onecycle.npz"], 1)):
             (folder / system).mkdir()
             for path in [path for pattern in patterns for path in (GOLDEN / system).glob(pattern)]:
                 shutil.copy(path, folder / system)
+            if (counts := folder / system / "models.json").is_file():
+                counts.write_text(json.dumps(json.loads(counts.read_text())[::24]))  # some of the networks
             status, output = run([python.with_name("fastsums_conformance"), folder / system, "--system", system, "--backend", "torch"], folder)
-            if status or (system == "mimoconv") != ('pip install "fastsums[train]"' in output):  # a recorded schedule needs the schedules of training
-                raise Wrong(output)
+            if status or not output.splitlines()[-1].endswith(f" 0 failed, {not_built} not built") or output.count('pip install "fastsums[train]"') != not_built:
+                raise Wrong(output)  # a recorded schedule, and nothing else, needs the schedules of training
             notes.append(f"{system}: {output.splitlines()[-1]}")
     return "; ".join(notes)
 

@@ -15,13 +15,14 @@ import re
 from collections.abc import Callable
 from itertools import chain
 import torch
+from ..options import check_options, options_of
 from ..tree import CornerTree
 from ..scan import BackendError, scan
-from ..layers.fis import FISLayer
+from ..layers.fis import FISLayer, published_options
 from ..models.backbones import CifarResNet
 from ..models.fis_large_nets import FIS_CONVNEXT_STAGES, FIS_EFFICIENTNET_STAGES, fis_convnext, fis_efficientnet
 from ..models.fis_nets import FIS_RESNET_MODES, LayerMaker, fis_resnet, put_fis_blocks, replace_by_fis_blocks
-from ..models.fis_small_nets import LAYER_LISTS, fis_blocks, layer_list
+from ..models.fis_small_nets import fis_blocks, layer_list, pairs_of_convolutions
 from ..models.operations import count_operations, count_parameters
 from ..models.plain_nets import fully_connected, small_convnext
 from .golden import TOLERANCE, Arrays, Result, check_keys, raised, register_format, relative_error
@@ -91,22 +92,17 @@ def check_scans(path, backend):
     yield stored.result(path.name, ", ".join(f"{kind} in {count}" for kind, count in kinds.items() if count) + " directions, with gradients")
 
 # %% ../../nbs/conformance/fis.ipynb #c575b48d
-_OPTIONS = {"sums_internal_activation", "maxplus_linear", "use_valuation", "maxplus_normalization", "use_discounted_sums", "use_complex"}
-_INITIAL = {"discount_init", "complex_init_r_min", "complex_init_r_max", "complex_init_max_phase", "param_init"}  # initial values: the files bring their own
+_OPTIONS = {name for name in options_of(published_options) if name not in options_of(FISLayer) or name.startswith("complex_init")}
+_INITIAL = {name for name in _OPTIONS if "init" in name}  # initial values: the files bring their own
 
 def layer_options(
-    config:dict, # published option names and values
+    config:dict, # a description: what it says under published names of options is read, except for initial values
 )->dict:         # keyword arguments of `FISLayer`
-    "Translate the published names of the options"
-    check_keys(config, [], _OPTIONS | _INITIAL)
-    for key in _OPTIONS - {"sums_internal_activation"}:
-        if not isinstance(config.get(key, False), bool): raise TypeError(f"{key} must be true or false, got {config[key]!r}")
-    options = dict(activation=config.get("sums_internal_activation"), linear="maxplus" if config.get("maxplus_linear") else "ordinary")
-    normalize, is_complex = bool(config.get("maxplus_normalization")), bool(config.get("use_complex"))
-    options |= dict(valuation=bool(config.get("use_valuation")) or normalize, normalize=normalize, complex=is_complex)
-    if is_complex and not config.get("use_discounted_sums"): raise ValueError("use_complex needs use_discounted_sums")
-    if config.get("use_discounted_sums") and not is_complex: options["discount"] = config.get("discount_init", 0.99)
-    return options
+    "Translate the published names of the options; a published normalisation implies the valuation"
+    given = {name: value for name, value in config.items() if name in _OPTIONS - _INITIAL}
+    if given.get("maxplus_normalization"): given["use_valuation"] = True
+    options = published_options(config.get("semiring", "maxplus"), **check_options(published_options, given))
+    return {name: value for name, value in options.items() if name != "generator"}
 
 # %% ../../nbs/conformance/fis.ipynb #49da77a3
 _DESCRIPTION = {"layer", "in_channels", "out_channels", "tree_shape", "batch", "height", "width", "seed", "dtype", "reference_agrees"}
@@ -116,20 +112,19 @@ def _brackets(nested): return "(" + "".join(_brackets(children) for _, children 
 def _fixed_tree_layer(config, stored, backend):
     "The layer with one tree, and where its weights are: parameter name -> array names in the order of the vertices"
     own = {"tree", "tree_index", "semiring", "num_nodes"}
-    check_keys(config, ["layer", "in_channels", "out_channels", "semiring", "num_nodes", "tree"], _DESCRIPTION | own | _OPTIONS | _INITIAL)
+    check_keys(config, ["layer", "in_channels", "out_channels", "semiring", "num_nodes", "tree"], _DESCRIPTION | own | _OPTIONS)
     tree, n, index = CornerTree.from_nested(config["tree"]), config["num_nodes"], config.get("tree_index")
     if len(tree) != n: raise ValueError(f"num_nodes is {n}, the tree {tree} has {len(tree)}")
     if index is not None and CornerTree.from_index(n, index) != tree:
         raise ValueError(f"tree {index} with {n} vertices is {CornerTree.from_index(n, index)}, the file says {tree}")
-    options = layer_options({key: config[key] for key in config if key in _OPTIONS})
-    layer = FISLayer(config["in_channels"], config["out_channels"], tree, semiring=config["semiring"], backend=backend, **options)
+    layer = FISLayer(config["in_channels"], config["out_channels"], tree, backend=backend, **layer_options(config))
     if config.get("tree_shape", _brackets(tree.nested)) != _brackets(tree.nested): raise ValueError(f"tree_shape {config['tree_shape']} is not that of the tree {tree}")
     return layer, [f"alpha_{k + 1}" for k in range(len(tree))]
 
 def _forest_layer(config, stored, backend):
     "The layer with one tree per channel, and the rows of its weights"
     own = {"forest", "forest_format", "tree_type", "semiring", "num_nodes"}
-    check_keys(config, ["layer", "in_channels", "out_channels", "semiring", "num_nodes", "forest"], _DESCRIPTION | own | _OPTIONS | _INITIAL)
+    check_keys(config, ["layer", "in_channels", "out_channels", "semiring", "num_nodes", "forest"], _DESCRIPTION | own | _OPTIONS)
     def nested(node): return [[direction, nested(child)] for direction, child in node[1]]
     def rows(node): return [node[0], *chain.from_iterable(rows(child) for _, child in node[1])]
     trees, rows = [CornerTree.from_nested(nested(node)) for node in config["forest"]], [rows(node) for node in config["forest"]]
@@ -138,8 +133,7 @@ def _forest_layer(config, stored, backend):
     if kind not in sizes: raise ValueError(f"tree_type must be one of {', '.join(sizes)}, got {kind!r}")
     if {len(tree) for tree in trees} - sizes[kind]: raise ValueError(f"num_nodes is {n}, the forest has trees with {sorted({len(tree) for tree in trees})} vertices")
     if sorted(chain(*rows)) != list(range(len(stored.array("param_tree_params")))): raise ValueError("the forest does not use every row of param_tree_params once")
-    options = layer_options({key: config[key] for key in config if key in _OPTIONS})
-    layer = FISLayer(config["in_channels"], config["out_channels"], trees, semiring=config["semiring"], backend=backend, **options)
+    layer = FISLayer(config["in_channels"], config["out_channels"], trees, backend=backend, **layer_options(config))
     return layer, torch.tensor(rows).T
 
 # %% ../../nbs/conformance/fis.ipynb #908e02a3
@@ -239,7 +233,7 @@ def _networks(row, backend):
 
 # counts of the recorded network; the last three are about the earlier implementation and not compared
 _FACTS = {"params", "trainable", "macs_conv_and_matmul", "output_shape", "state_dict_entries", "torchinfo_mult_adds", "torchinfo_params"}
-_ROW = {"model", "model_mode", "input", "reference_status", "num_classes", "tree_type", "num_nodes", "seed", "seeds", "semiring", "match_dim_cnn"} | _FACTS | _OPTIONS | _INITIAL
+_ROW = {"model", "model_mode", "input", "reference_status", "num_classes", "tree_type", "num_nodes", "seed", "seeds", "semiring", "match_dim_cnn"} | _FACTS | _OPTIONS
 _MODES = {mode: (mode, None) for mode in FIS_RESNET_MODES} | {"l2_block_v2": ("l2", "conv"), "l2_paramshare_v1": ("l2", None)}
 
 def _one_of(row, key, allowed):
@@ -253,7 +247,7 @@ def _readings(row, backend):
     n, seeds = row["num_nodes"], row.get("seeds", row.get("seed"))
     is_forest = kind in ("random", "linear", "linear_NE")
     for num_nodes in [n + 1, n] if kind.startswith("linear") else [_FIXED.get(kind, 3 if kind == "parameter_sharing_v1" else n)]:
-        options = dict(semiring=row.get("semiring", "maxplus"), backend=backend, **layer_options({key: row[key] for key in row if key in _OPTIONS | _INITIAL}))
+        options = dict(backend=backend, **layer_options(row))
         generator = torch.Generator().manual_seed(0 if seeds is None else seeds[0] if isinstance(seeds, list) else seeds)
         trees = dict(tree_type=kind, num_nodes=num_nodes) if is_forest else dict(num_nodes=num_nodes, tree_index=seeds)
         yield _pair_layers(options, generator) if kind == "parameter_sharing_v1" else LayerMaker(generator, **trees, **options), generator
@@ -282,8 +276,7 @@ def _with_blocks(row, backend, base, stages):
 def fis_convnexts(row, backend):
     "ConvNeXt-tiny with a FIS block or gates"
     if row.get("model_mode") != "just_gating": yield from _with_blocks(row, backend, fis_convnext, FIS_CONVNEXT_STAGES)
-    else: yield fis_convnext("just_gating", row["num_classes"], row["input"][0], semiring=row.get("semiring", "maxplus"), seed=0, backend=backend,
-                             discount=row.get("discount_init", 0.99) if row.get("use_discounted_sums") else None)
+    else: yield fis_convnext("just_gating", row["num_classes"], row["input"][0], seed=0, backend=backend, **layer_options(row))
 
 @register_network("FISEfficientNet")
 def fis_efficientnets(row, backend):
@@ -292,8 +285,7 @@ def fis_efficientnets(row, backend):
 
 # %% ../../nbs/conformance/fis.ipynb #38235f44
 _SMALL_ROW = {"model", "input", "reference_status", "num_classes"} | _FACTS
-_CONV, _SEPARABLE = ("conv3 {}", "batch norm", "relu"), ("depthwise3", "batch norm", "relu", "conv1 {}", "batch norm", "relu")
-_FASHION = {"": (_CONV, ()), "DS": (_SEPARABLE, ()), "FIS": (_CONV, ("fis",))} # end of the name -> words of a convolution, and after each pooling
+_FASHION = {"": "plain", "DS": "separable", "FIS": "with_fis"} # end of the name -> kind of `pairs_of_convolutions`
 
 def _plain_row(row):
     "What the data decide of a network whose name says everything else"
@@ -311,21 +303,12 @@ def _call(text):
     if len(numbers) < 2 or not all(type(number) is int and number > 0 for number in numbers): raise ValueError(f"expected two positive whole numbers or more, got {text!r}")
     return numbers, settings
 
-def _fashion_layers(
-    kind:str,          # end of the name, a key of `_FASHION`
-    widths:list[int],  # of the convolutions
-)->list[str]:          # words of `layer_list`
-    "Two convolutions of each width and a pooling, one convolution of the last"
-    convolution, after = _FASHION[kind]
-    def of(*widths): return [word.format(width) for width in widths for word in convolution]
-    return [word for width in widths[:-1] for word in (*of(width, width), "max pool", *after)] + of(widths[-1])
-
 @register_network(r"TinyFashionNet(?P<kind>|DS|FIS)\((?P<call>.*)\)")
 def fashion_nets(row, backend, kind, call):
     "Small convolutional networks, with FIS layers or without"
     widths, settings = _call(call)
     if settings and kind != "FIS": raise ValueError(f"a network without FIS layers has no settings, got {', '.join(settings)}")
-    yield layer_list(_fashion_layers(kind, widths), pool="avg", backend=backend, **_plain_row(row), **settings)
+    yield layer_list(list(pairs_of_convolutions(_FASHION[kind], widths)), pool="avg", backend=backend, **_plain_row(row), **settings)
 
 @register_network(r"TinyFashionNetPureFIS(?:Configurable)?\((?P<call>.*)\)")
 def pure_fis_nets(row, backend, call):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..iterated_sum import count_scan_operations, iterated_sum
 from ..layers.fis import FISLayer
-from .backbones import CifarResNet, init_weights, seeded_generator
+from .backbones import CifarResNet, check_positive, init_weights, seeded_generator
 from .parts import BATCH_NORMS, CONVOLUTIONS, GLOBAL_POOLS, POOLS, PoolName, check_choice
 from .replacing import chosen_parts, image_shapes, replace
 from ..options import options_of
@@ -52,7 +52,7 @@ class FISBlock(nn.Module):
         generator:torch.Generator|None=None, # source of the weights of a "conv" branch
     ):
         check_choice("pool", pool, POOLS); check_choice("ndim", ndim, (1, 2, 3))
-        if stride < 1: raise ValueError(f"stride must be at least 1, got {stride}")
+        check_positive(stride=stride)
         if size is not None and stride != 1: raise ValueError(f"give size or stride, not both: got size={size}, stride={stride}")
         super().__init__()
         self.fis1, self.bn1 = make_layer(in_channels, out_channels), BATCH_NORMS[ndim - 1](out_channels)
@@ -83,7 +83,7 @@ class LayerMaker:
         **kwargs,                            # further options of every layer, see `FISLayer`
     ):
         check_choice("tree_type", tree_type, TREE_TYPES)
-        if isinstance(num_nodes, bool) or not isinstance(num_nodes, int) or num_nodes < 1: raise ValueError(f"num_nodes must be an integer of at least 1, got {num_nodes!r}")
+        check_positive(num_nodes=num_nodes)
         if tree_index is not None and tree_type != "fixed":
             raise ValueError(f"tree_index names a fixed tree, but tree_type is {tree_type!r}: leave one of them out")
         self.options, self.tree_type, self.num_nodes, self.made = dict(semiring=semiring, **kwargs), tree_type, num_nodes, 0

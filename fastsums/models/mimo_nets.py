@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..layers.isometry import ShiftedReLU, isometry_penalty
 from ..layers.superposition import BINDINGS, KEY_LAWS, Unbinding, check_superposed, make_binding
-from .backbones import init_weights, make_stage, seeded_generator
+from .backbones import check_positive, init_weights, make_stage, seeded_generator
 
 # %% ../../nbs/models/mimo_nets.ipynb #7ca0b020
 class WideBlock(nn.Module):
@@ -149,8 +149,7 @@ def mimo_net(
 )->MIMOConvNet:              # images (B, in_channels, H, W) -> logits (B, num_classes)
     "A network that computes up to `num` images at a time"
     _check_options(architecture, depth, skip_init, dirac_init, activation_init)
-    for name, value in dict(width=width, initial_width=initial_width, num_classes=num_classes, in_channels=in_channels).items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1: raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+    check_positive(num=num, width=width, initial_width=initial_width, num_classes=num_classes, in_channels=in_channels)
     kind, generator = MIMO_ARCHITECTURES[architecture], seeded_generator(seed)
     slope = kind.init if activation_init is None else float(activation_init)
     norm = nn.BatchNorm2d if batch_norm else lambda channels: nn.Identity()

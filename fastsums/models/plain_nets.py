@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..extras import need
-from .backbones import seeded_generator
+from .backbones import check_positive, seeded_generator
 from .parts import ChannelNorm, draw_weights, drawing_from
 from .replacing import replace
 from ..options import unknown_name
@@ -37,6 +37,7 @@ def small_convnext(
     seed:int=0,            # of the weights
 )->nn.Sequential:          # images (B, in_channels, H, W), H and W at least 2^(stages - 1) -> (B, num_classes)
     "A plain ConvNeXt for images of 32×32"
+    check_positive(num_classes=num_classes, in_channels=in_channels, widths=widths, blocks=blocks)
     net = nn.Sequential(nn.Conv2d(in_channels, widths[0], 1), ChannelNorm(widths[0]))
     for stage, width in enumerate(widths):
         if stage: net.extend([ChannelNorm(widths[stage - 1]), nn.Conv2d(widths[stage - 1], width, 2, stride=2)])
@@ -54,11 +55,15 @@ def fully_connected(
     seed:int=0,            # of the weights
 )->nn.Sequential:          # images (B, in_channels, image_size, image_size) -> (B, num_classes)
     "Two hidden layers: what can be done without looking at neighbours at all"
+    check_positive(num_classes=num_classes, in_channels=in_channels, image_size=image_size, hidden=hidden)
     net = nn.Sequential(nn.Flatten(), nn.Linear(in_channels*image_size**2, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU(),
                         nn.Dropout(dropout), nn.Linear(hidden, num_classes))
     return draw_weights(net, seeded_generator(seed))
 
 # %% ../../nbs/models/plain_nets.ipynb #571e6c8e
+_WITHOUT_BRANCHES = {"aux_logits": False, "init_weights": True} # no further classifiers in the middle, which would change what the network returns in training
+_OWN_OPTIONS = {"googlenet": _WITHOUT_BRANCHES, "inception_v3": _WITHOUT_BRANCHES}
+
 def torchvision_classifier(
     architecture:str,  # a name of torchvision, such as "resnet18"
     num_classes:int,   # size of the output
@@ -66,12 +71,15 @@ def torchvision_classifier(
     generator:torch.Generator, # source of the weights
 )->nn.Module:          # images (B, in_channels, H, W) -> (B, num_classes), not trained
     "torchvision's network with a last layer for `num_classes` and a first one for `in_channels`"
+    check_positive(num_classes=num_classes, in_channels=in_channels)
     need("train", "torchvision")
-    from torchvision.models import get_model, list_models
-    if architecture not in list_models(): raise ValueError(unknown_name("architecture", architecture, list_models()))
+    from torchvision import models
+    known = models.list_models(module=models)
+    if architecture not in known: raise ValueError(unknown_name("architecture", architecture, known))
     with drawing_from(generator):
-        net = get_model(architecture, weights=None)
-        last = [part for part in net.modules() if isinstance(part, nn.Linear)][-1]
+        net = models.get_model(architecture, weights=None, **_OWN_OPTIONS.get(architecture, {}))
+        last = [*net.modules()][-1]
+        if not isinstance(last, nn.Linear): raise ValueError(f"architecture: expected a network whose last layer is linear, {architecture!r} ends with {type(last).__name__}")
         replace(net, lambda name, part: part is last, lambda old: nn.Linear(old.in_features, num_classes))
         if in_channels != 3:
             def first_convolution(name, part): return isinstance(part, nn.Conv2d) and part.in_channels == 3
