@@ -389,7 +389,7 @@ def bare_environment(folder: Path) -> Path:
 
 
 WITHOUT_EXTRAS = """
-import importlib, sys
+import importlib, sys, warnings
 from pathlib import Path
 import fastsums, torch
 from fastsums import CornerTree, FISLayer
@@ -407,6 +407,9 @@ def refused(action, extra):
 problems, count, root = [], 0, Path(fastsums.__file__).parent
 for path in sorted(root.rglob("*.py")):
     parts = path.relative_to(root).with_suffix("").parts
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # newer Pythons show users what is wrong with an escape sequence
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
     name, extra = ".".join(["fastsums", *parts]), EXTRAS.get(parts[0]) or EXTRAS.get(".".join(parts))
     if extra is None: importlib.import_module(name); count += 1
     elif not refused(lambda: importlib.import_module(name), extra): problems.append(f"import {name}")
