@@ -93,21 +93,21 @@ def find_image_folder(
     raise FileNotFoundError(f"folder: there is no folder {', nor '.join(map(str, places))}; expected the name of one below the data folder, or a whole path")
 
 def list_images(
-    root:str|Path, # the folder that holds train and test
-)->dict:           # "train" and "test": {class: [files]}, the classes in alphabetical order
+    folder:str|Path, # the one that holds train and test
+)->dict:             # "train" and "test": {class: [files]}, the classes in alphabetical order
     "The files of a folder of images, by part and class"
-    root, found = Path(root).expanduser(), {}
-    expected = f"expected {root}/train/<class>/… and {root}/test/<class>/…"
+    folder, found = Path(folder).expanduser(), {}
+    expected = f"expected {folder}/train/<class>/… and {folder}/test/<class>/…"
     for part in ("train", "test"):
-        if not (root/part).is_dir(): raise FileNotFoundError(f"root: there is no folder {root/part}; {expected}")
-        entries = [path for path in sorted((root/part).iterdir()) if not _hidden(path.name)]
-        if loose := [path.name for path in entries if not path.is_dir()]: raise ValueError(f"root: files outside of the class folders in {part}: {_few(loose)}; {expected}")
+        if not (folder/part).is_dir(): raise FileNotFoundError(f"folder: there is no folder {folder/part}; {expected}")
+        entries = [path for path in sorted((folder/part).iterdir()) if not _hidden(path.name)]
+        if loose := [path.name for path in entries if not path.is_dir()]: raise ValueError(f"folder: files outside of the class folders in {part}: {_few(loose)}; {expected}")
         found[part] = {path.name: list(_visible_files(path)) for path in entries}
     train, test = (found[part].keys() for part in ("train", "test"))
-    if not train | test: raise ValueError(f"root: {root} has no classes; {expected}")
+    if not train | test: raise ValueError(f"folder: {folder} has no classes; {expected}")
     only = "; ".join(f"only in {part}: {_few(sorted(names))}" for part, names in (("train", train - test), ("test", test - train)) if names)
-    if only: raise ValueError(f"root: train and test have different classes, {only}")
-    if empty := [f"{part}/{name}" for part, classes in found.items() for name, files in classes.items() if not files]: raise ValueError(f"root: classes without an image: {_few(empty)}")
+    if only: raise ValueError(f"folder: train and test have different classes, {only}")
+    if empty := [f"{part}/{name}" for part, classes in found.items() for name, files in classes.items() if not files]: raise ValueError(f"folder: classes without an image: {_few(empty)}")
     return found
 
 def _few(names, limit=5):
@@ -138,17 +138,17 @@ def read_images(
             if isinstance(image, Tensor) and image.shape[1:] != pixels.shape[2:]: image = f"{image.shape[1]}×{image.shape[2]} pixels, others {pixels.shape[2]}×{pixels.shape[3]}: give image_size"
             if isinstance(image, str): wrong.append(f"{path.relative_to(root) if root else path}: {image}")
             else: pixels[i], all_grey = image, all_grey and len(image) == 1
-    if wrong: raise ValueError(f"root: {len(wrong)} of {len(files)} files cannot be used:\n" + "\n".join(wrong[:10]) + ("\n…" if len(wrong) > 10 else ""))
+    if wrong: raise ValueError(f"folder: {len(wrong)} of {len(files)} files cannot be used:\n" + "\n".join(wrong[:10]) + ("\n…" if len(wrong) > 10 else ""))
     return pixels[:, :1].contiguous() if all_grey else pixels
 
 def read_image_folder(
-    root:str|Path,            # the folder that holds train and test
+    folder:str|Path,          # the one that holds train and test
     image_size:int|None=None, # height and width after resizing; None: as stored, all the same
 )->ImageData:                 # everything, in memory, as bytes
     "Read a folder of one's own images"
-    root = Path(root).expanduser()
-    found = list_images(root)
+    folder = Path(folder).expanduser()
+    found = list_images(folder)
     files = [path for classes in found.values() for paths in classes.values() for path in paths]
-    images, count = read_images(files, image_size, root), sum(map(len, found["train"].values()))
+    images, count = read_images(files, image_size, folder), sum(map(len, found["train"].values()))
     labels = torch.tensor([label for classes in found.values() for label, paths in enumerate(classes.values()) for _ in paths])
     return ImageData(images[:count], labels[:count], images[count:], labels[count:], tuple(found["train"]))
