@@ -13,12 +13,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import fastsums
-from ..options import REQUIRED, OptionError, check_options, complete_options, fit_value, options_of, resolve, unknown_name
+from ..options import OptionError, check_options, check_values, complete_options, fit_value, misfit, resolve, unknown_name
 
 # %% ../../nbs/reproduce/parameters.ipynb #9092ecdd
 class ExperimentError(ValueError):
@@ -39,21 +40,21 @@ def repository_root(
 class Parameter:
     "One line of a notebook's parameters cell"
     name:str       # the variable
-    annotation:str # its type as written, such as `int`, `str | None`, `list[int]`; of a mapping, the address of what takes its keys as options
+    annotation:str # its type as written, such as `int`, `str | None`, `list[int]`, `Literal['a', 'b']`; of a mapping, the address of what takes its keys as options
     default:object # its value as written
     help:str       # the comment behind it
     mapping:bool=False # whether its keys are the options of the object at the address
 
-_TYPES = dict(int=int, float=float, str=str, bool=bool, list=list, dict=dict)
+_TYPES = dict(int=int, float=float, str=str, bool=bool, list=list, dict=dict, Literal=Literal)
 
 def _type_of(annotation:str):
     "The type that an annotation spells"
     tree = ast.parse(annotation, mode="eval")
-    plain = (ast.Expression, ast.Name, ast.Load, ast.BinOp, ast.BitOr, ast.Subscript)
-    if all(isinstance(o, plain) or isinstance(o, ast.Constant) and o.value is None for o in ast.walk(tree)):
+    plain = (ast.Expression, ast.Name, ast.Load, ast.BinOp, ast.BitOr, ast.Subscript, ast.Tuple)
+    if all(isinstance(o, plain) or isinstance(o, ast.Constant) and isinstance(o.value, (str, int, type(None))) for o in ast.walk(tree)):
         try: return eval(compile(tree, "annotation", "eval"), {"__builtins__": {}}, _TYPES)
         except (NameError, TypeError): pass
-    raise ExperimentError(f"type {annotation!r}: expected int, float, str, bool, None, dict, list[...] or a union of them, or a text 'package.module:object'")
+    raise ExperimentError(f"type {annotation!r}: expected int, float, str, bool, None, dict, list[...], Literal[...] or a union of them, or a text 'package.module:object'")
 
 def canonical_json(
     value, # of dicts, lists, numbers, strings, booleans, None
@@ -71,11 +72,8 @@ def _plain(value):
 def _mapping(address:str, given:str)->tuple[dict, dict]: # as given, and with all defaults
     "A mapping, written as JSON, checked against the object at an address"
     target, value = resolve(address), json.loads(given)
-    checked = check_options(target, value)
-    if is_dataclass(target) and all(o.default is not REQUIRED or name in checked for name, o in options_of(target).items()):
-        try: target(**checked) # it checks more than types when it is made
-        except ValueError as error: raise OptionError(str(error)) from None
-    return _plain(checked), _plain(complete_options(target, value))
+    check_values(target, value)
+    return _plain(check_options(target, value)), _plain(complete_options(target, value))
 
 # %% ../../nbs/reproduce/parameters.ipynb #7523aa01
 def check_value(
@@ -90,8 +88,8 @@ def check_value(
         return fitted
     except (OptionError, ImportError, ExperimentError) as error: raise ExperimentError(f"parameter {parameter.name!r}: {error}") from None
     except (TypeError, ValueError):
-        expected = "a mapping of options" if parameter.mapping else parameter.annotation
-        raise ExperimentError(f"parameter {parameter.name!r}: expected {expected}, got {value!r} ({type(value).__name__})") from None
+        wrong = f"expected a mapping of options, got {value!r} ({type(value).__name__})" if parameter.mapping else misfit(value, _type_of(parameter.annotation))
+        raise ExperimentError(f"parameter {parameter.name!r}: {wrong}") from None
 
 # %% ../../nbs/reproduce/parameters.ipynb #a122ed4f
 def _tagged(notebook:Path, tag:str)->str:
@@ -145,15 +143,20 @@ def nested(
         place[last] = _merge(place[last], value) if isinstance(place.get(last), dict) and isinstance(value, dict) else value
     return found
 
-def _merge(base:dict, over:dict, choice:bool=False)->dict:
-    "Two mappings, key by key; if `name` makes a choice, another name begins anew"
-    if choice and "name" in over and over["name"] != base.get("name"): base = {}
+def _merge(base:dict, over:dict)->dict:
+    "Two mappings, key by key"
     both = lambda k, v: isinstance(v, dict) and isinstance(base.get(k), dict)
     return {**base, **{k: _merge(base[k], v) if both(k, v) else v for k, v in over.items()}}
 
 def _is_choice(parameter:Parameter)->bool:
     "Whether the key `name` chooses a function"
     return parameter.mapping and isinstance(resolve(parameter.annotation), Mapping)
+
+def _lay_over(base:dict, over:dict, choice:bool)->dict:
+    "A mapping and what a later layer says of it; what belongs to another choice begins anew"
+    if choice and "name" in over and over["name"] != base.get("name"): base = {}
+    anew = {f"{name}_options" for name, value in over.items() if value != base.get(name)}
+    return _merge({name: value for name, value in base.items() if name not in anew}, over)
 
 def check_parameters(
     known:dict[str, Parameter],  # all parameters of a notebook, from `notebook_parameters`
@@ -164,7 +167,7 @@ def check_parameters(
     for layer in map(nested, layers):
         for name, value in layer.items():
             if name not in known: problems.append(unknown_name("parameter", name, known))
-            elif known[name].mapping and isinstance(value, dict): full[name] = _merge(full[name], value, _is_choice(known[name]))
+            elif known[name].mapping and isinstance(value, dict): full[name] = _lay_over(full[name], value, _is_choice(known[name]))
             else: full[name] = value
     for name, value in full.items():
         try: full[name] = check_value(known[name], value)
@@ -276,6 +279,13 @@ class Run:
         flat = flatten(self.record)
         return flat.get(find_name(name, flat))
 
+def _fill_in(label:str, record:dict)->str:
+    "A label with values in place of names"
+    try: return label.format_map(_Names(record))
+    except KeyError as error: raise ExperimentError(f"the label {label!r} names {error}, which is no parameter of the row") from None
+    except ExperimentError: raise
+    except (ValueError, TypeError, AttributeError, IndexError) as error: raise ExperimentError(f"the label {label!r} cannot be filled in: expected {{name}} where a value belongs, {{{{ and }}}} for braces; {error}") from None
+
 def plan_run(
     table:str,                  # name of the table
     notebook:Path|str,          # to execute
@@ -287,4 +297,4 @@ def plan_run(
     "A run, from what is given for it"
     parameters = check_parameters(known, *layers)
     record = full_record(parameters, known)
-    return Run(table, Path(notebook), parameters, identity(parameters, known), record, label.format_map(_Names(record)), flatten(nested(axes or {})))
+    return Run(table, Path(notebook), parameters, identity(parameters, known), record, _fill_in(label, record), flatten(nested(axes or {})))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..options import unknown_name
@@ -96,10 +96,20 @@ class Range(_Part):
     log:bool = False               # whether ratios count in place of differences
     step:int|float|None = None     # between two values
 
+    @model_validator(mode="after")
+    def _increasing(self):
+        if not self.low < self.high: raise PydanticCustomError("empty_range", "Expected low < high")
+        if self.log and self.low <= 0: raise PydanticCustomError("empty_range", "Expected low > 0, since log is true")
+        if self.step is not None and self.step <= 0: raise PydanticCustomError("empty_range", "Expected step > 0")
+        return self
+
+_Values = Annotated[Annotated[list, Field(min_length=1), Tag("values")] | Annotated[Range, Tag("interval")],
+                    Discriminator(lambda given: "values" if isinstance(given, list) else "interval")]
+
 class Search(_Part):
     "Which settings may be searched for"
     objective:str                  # a result, not of the test set
-    ranges:dict[str, Annotated[list, Field(min_length=1)]|Range] # name, perhaps dotted -> values
+    ranges:dict[str, _Values]      # name, perhaps dotted -> values
     direction:Literal["max", "min"] = "max" # what is better
     parameters:dict[str, Any] = {} # of all trials
 
@@ -226,7 +236,6 @@ class Table:
         own = {**flatten(row.parameters), **axes}
         try: return plan_run(self.name, self.notebook, self.known, *layers, label=row.label, axes=own)
         except ExperimentError as error: raise ExperimentError(f"table {self.name}, profile {profile}, row {row.label!r}: {error}") from None
-        except KeyError as error: raise ExperimentError(f"table {self.name}: the label {row.label!r} names {error}, which is no parameter of the row") from None
 
 # %% ../../nbs/reproduce/registry.ipynb #b74735fd
 def load_tables(
@@ -252,7 +261,7 @@ def _read_file(file:Path)->dict[str, Table]:
     for name, given in spec.items():
         try: tables[name] = _read_table(str(name), Spec.model_validate(given), file.parent)
         except ValidationError as error: say([_problem(str(name), o) for o in error.errors()])
-        except ExperimentError as error: say([(_place(lines, str(name), str(error)), str(error))])
+        except ExperimentError as error: say([(_place(lines, str(name), given, str(error)), str(error))])
     return tables
 
 def _problem(table:str, error:dict)->tuple[tuple, str]:
@@ -267,14 +276,20 @@ def _line(lines:dict[tuple, int], path:tuple)->int:
     "Line of a path, or of the nearest part above it"
     return next(lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines)
 
-def _place(lines:dict[tuple, int], table:str, message:str)->tuple:
-    "Where the key stands that a message quotes, in the profile that it names if it can; the table itself if there is none"
+def _value(given, path:tuple):
+    "What stands at a path"
+    for key in path[1:]: given = given[key]
+    return given
+
+def _place(lines:dict[tuple, int], table:str, given, message:str)->tuple:
+    "Where the key or the label stands that a message quotes, in the profile that it names if it can; the table itself if there is none"
     profile = re.search(r"profile ([^,:]+)", message)
     inside = [path for path in lines if path[:1] == (table,)]
     inside = [path for path in inside if profile and path[1:3] == ("profiles", profile[1])] + inside
+    if found := [path for path in inside if path[-1] == "label" and f"the label {_value(given, path)!r} " in message]: return found[0]
     for name in reversed(re.findall(r"'([^']+)'", re.sub(r"row '.*?': |\(did you mean.*?\)", "", message))):
         for path in inside:
-            if str(path[-1]) == name or str(path[-1]).endswith(f".{name}"): return path
+            if f".{path[-1]}".endswith(f".{name}") or f"{path[-1]}.".startswith(f"{name}."): return path
     return (table,)
 
 def _read_table(name:str, spec:Spec, folder:Path)->Table:

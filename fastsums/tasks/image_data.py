@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
+import fastsums
 from ..options import unknown_name
 
 # %% ../../nbs/tasks/image_data.ipynb #720bafab
@@ -52,13 +53,15 @@ DATASETS = {
 }
 
 # %% ../../nbs/tasks/image_data.ipynb #d504029a
+_REPOSITORY = Path(fastsums.__file__).resolve().parents[1]
+
 def data_folders(
-    root:str|Path|None=None, # the data folder; None: `FASTSUMS_DATA` or ~/.cache/fastsums, then what the system installs
+    root:str|Path|None=None, # the data folder; None: `FASTSUMS_DATA` or ~/.cache/fastsums, then the repository's `data`, then what the system installs
 )->list[Path]:               # folders to look into, the preferred one first
     "The folders in which data sets are looked for"
     if root is not None: return [Path(root).expanduser()]
     own = os.environ.get("FASTSUMS_DATA") or "~/.cache/fastsums"
-    return [Path(own).expanduser(), Path("/usr/share/datasets")]
+    return [Path(own).expanduser(), _REPOSITORY/"data", Path("/usr/share/datasets")]
 
 def _present(folder, file):
     "The file, or its gzipped form, if it is there"

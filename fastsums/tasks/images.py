@@ -9,6 +9,7 @@ __all__ = ['GreyImage', 'ImageLoader', 'ImageLoaders', 'channel_statistics', 'ge
 # %% ../../nbs/tasks/images.ipynb #d7884bb7
 import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 from fastai.callback.mixup import MixHandler
@@ -24,10 +25,10 @@ from fastcore.foundation import L
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from ..options import unknown_name
+from ..options import checked_by, unknown_name
 from .augmentation import AUGMENTATIONS, ImageTransform
 from .image_data import DATASETS, TEST_SEED, read_dataset, stratified_order
-from .image_folder import as_image, read_image_folder
+from .image_folder import as_image, find_image_folder, read_image_folder
 from ..training.loaders import MemoryLoader
 from ..training.task import Task
 
@@ -100,10 +101,18 @@ class ImageLoaders(DataLoaders):
         **kwargs             # of the loader: bs, num_workers, …
     )->ImageLoader:          # neither shuffled nor augmented
         "A loader of other images"
+        if not len(items): raise ValueError("items: expected at least one image, got none")
         images, labels = zip(*items) if with_labels else (items, None)
         tensors = [torch.stack([as_image(image, self.in_channels, self.image_size) for image in images])]
-        if with_labels: tensors.append(torch.tensor([self.vocab.index(label) if isinstance(label, str) else int(label) for label in labels]))
+        if with_labels: tensors.append(torch.tensor([self._number(label) for label in labels]))
         return self.valid.new(TensorDataset(*tensors), **kwargs)
+
+    def _number(self, label)->int:
+        "The number of a class that is given by name or number"
+        if isinstance(label, str) and label not in self.vocab: raise ValueError(f"items: {unknown_name('class', label, self.vocab)}")
+        number = self.vocab.index(label) if isinstance(label, str) else int(label)
+        if not 0 <= number < self.c: raise ValueError(f"items: expected a class between 0 and {self.c - 1}, got {label!r}")
+        return number
 
     def identity(self)->dict: # name -> plain value
         "What identifies the data, for checkpoints: data set, sizes, split, augmentation, normalisation"
@@ -147,8 +156,9 @@ def _statistics(normalize, name, train_images):
 
 def _split(labels, valid_fraction, split_seed, train_size, valid_size):
     "Rows of the training and of the validation part, both stratified, with no row in common"
-    n_valid = round(valid_fraction*len(labels))
-    _check_int("valid_fraction × the number of training images", n_valid, 1, len(labels) - 1)
+    n, n_valid = len(labels), round(valid_fraction*len(labels))
+    if n < 2: raise ValueError(f"the training part has {n} image: expected at least 2, one to learn from and one to be held out for validation")
+    if not 0 < n_valid < n: raise ValueError(f"valid_fraction: {valid_fraction} of {n} training images are {n_valid} for validation, expected between 1 and {n - 1}; give more images or another fraction")
     order = stratified_order(labels, split_seed)
     valid, train = order[:n_valid], order[n_valid:]
     if train_size is not None: _check_int("train_size", train_size, 1, len(train), ", what the held-out validation part leaves")
@@ -156,36 +166,42 @@ def _split(labels, valid_fraction, split_seed, train_size, valid_size):
     return train[:train_size], valid[:valid_size]
 
 # %% ../../nbs/tasks/images.ipynb #02ae779c
+_NAMES = (*DATASETS, "image_folder")
+
+def _check_options(*, name, folder, augment, valid_fraction, image_size, batch_size, padding, num_workers, passes, **others):
+    "Refuse what can be refused without the data"
+    if name not in _NAMES: raise ValueError(f"name: {unknown_name('data set', name, _NAMES)}")
+    if (name == "image_folder") != (folder is not None):
+        raise ValueError(f"folder: expected {'the name of your folder of images' if folder is None else 'None'} with name={name!r}, got {folder!r}")
+    if augment not in AUGMENTATIONS: raise ValueError(f"augment: {augment!r} is not known, expected one of {', '.join(AUGMENTATIONS)}")
+    if not isinstance(valid_fraction, float) or not 0 < valid_fraction < 1: raise ValueError(f"valid_fraction: expected a number between 0 and 1, exclusive, got {valid_fraction!r}")
+    if image_size is not None: _check_int("image_size", image_size, 1)
+    for argument, value, low in (("batch_size", batch_size, 1), ("padding", padding, 0), ("num_workers", num_workers, 0), ("passes", passes, 1)): _check_int(argument, value, low)
+
+@checked_by(_check_options)
 def get_dls(
-    name:str,                    # a name in `DATASETS`, or "image_folder": your own images, below `root`
+    name:Literal[_NAMES],        # a name in `DATASETS`, or "image_folder": your own images, in `folder`
     image_size:int|None=None,    # height and width after resizing; None: as stored
     batch_size:int=64,           # images a batch, the last one may be smaller
-    augment:str="none",          # of the training images: one of `AUGMENTATIONS`; "crop_flip" is the published baseline
+    augment:Literal[AUGMENTATIONS]="none", # of the training images; "crop_flip" is the published baseline
     valid_fraction:float=0.1,    # share of the official training set that is held out for validation, in (0, 1)
     split_seed:int=0,            # decides which images are held out, and which are in the subsets
     train_size:int|None=None,    # size of a stratified subset of the training part; None: all
     valid_size:int|None=None,    # the same of the validation part
     test_size:int|None=None,     # the same of the test set, which no seed changes
     seed:int=0,                  # of the order of the batches and of the augmentation
-    root:str|Path|None=None,     # the data folder, see `data_folders`; of "image_folder", the folder that holds train and test
+    root:str|Path|None=None,     # the data folder, see `data_folders`
     num_workers:int=0,           # processes that index the tensors; 0 is fastest, since everything is in memory
     device=None,                 # where the batches go; None: the GPU if there is one
     normalize:str|tuple|None=None, # None: the statistics of `DATASETS[name]`, of your own images those of the training part; another data set's name; "train": of the training part; a pair (mean, std)
     padding:int=4,               # of the crops, in pixels after resizing
     drop_last:bool=False,        # leave out a last training batch that is not full
     passes:int=1,                # how often an epoch goes through the training part
+    folder:str|Path|None=None,   # "image_folder" only, and required there: the folder that holds train and test, by its name below the data folder or as a whole path
 )->ImageLoaders:                 # loaders train, valid, test
     "A data set by name, as loaders for training, validation and testing"
-    own = name == "image_folder"
-    if not own and name not in DATASETS: raise ValueError(f"name: {unknown_name('data set', name, [*DATASETS, 'image_folder'])}")
-    if own and root is None: raise ValueError("root: expected the folder that holds train and test, for image_folder; got None")
-    if augment not in AUGMENTATIONS: raise ValueError(f"augment: {augment!r} is not known, expected one of {', '.join(AUGMENTATIONS)}")
-    if not isinstance(valid_fraction, float) or not 0 < valid_fraction < 1:
-        raise ValueError(f"valid_fraction: expected a number between 0 and 1, exclusive, got {valid_fraction!r}")
-    if image_size is not None: _check_int("image_size", image_size, 1)
-    for argument, value, low in (("batch_size", batch_size, 1), ("padding", padding, 0), ("num_workers", num_workers, 0), ("passes", passes, 1)):
-        _check_int(argument, value, low)
-    data = read_image_folder(root, image_size) if own else read_dataset(name, root)
+    _check_options(name=name, folder=folder, augment=augment, valid_fraction=valid_fraction, image_size=image_size, batch_size=batch_size, padding=padding, num_workers=num_workers, passes=passes)
+    data = read_dataset(name, root) if folder is None else read_image_folder(find_image_folder(folder, root), image_size)
     train, valid = _split(data.train_labels, valid_fraction, split_seed, train_size, valid_size)
     if test_size is not None: _check_int("test_size", test_size, 1, len(data.test_labels), ", the test set")
     test = stratified_order(data.test_labels, TEST_SEED)[:test_size].sort().values if test_size else slice(None)
@@ -200,7 +216,7 @@ def get_dls(
     train_loader = loader(train_set, augment, shuffle=True, drop_last=drop_last, passes=passes)
     if not len(train_loader): raise ValueError(f"batch_size: {batch_size} is more than the {len(train_set)} training images, and drop_last leaves nothing")
     return ImageLoaders(train_loader, loader(valid_set), loader(test_set),
-                        name, data.vocab, channels, size, dict(valid_fraction=valid_fraction, split_seed=split_seed),
+                        name, data.vocab, channels, size, dict(valid_fraction=valid_fraction, split_seed=split_seed) | ({} if folder is None else dict(folder=str(folder))),
                         device=default_device() if device is None else device)
 
 # %% ../../nbs/tasks/images.ipynb #a328ca2b
@@ -213,12 +229,16 @@ def evaluate_classifier(
     loss = nn.functional.cross_entropy(logits.float(), labels)
     return {"test_loss": loss.item(), "test_accuracy": (logits.argmax(1) == labels).double().mean().item(), "n": len(labels)}
 
+def _check_smoothing(label_smoothing):
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
+
+@checked_by(_check_smoothing)
 def classification(
     label_smoothing:float=0., # of the training loss, in [0, 1)
 )->Task:                      # logits (B, classes) against labels (B,)
     "The task of telling classes apart"
-    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1), got {label_smoothing!r}")
+    _check_smoothing(label_smoothing)
     return Task("classification", CrossEntropyLossFlat(label_smoothing=float(label_smoothing)), metrics=(accuracy,), watch="accuracy", direction="max",
                 evaluate=evaluate_classifier, settings=dict(label_smoothing=float(label_smoothing)))
 

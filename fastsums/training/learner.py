@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -35,6 +36,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 from ..options import unknown_name
+from .callbacks import Penalties
 from .optimizers import make_optimizer, optimizer_entry, parameter_groups
 from .settings import TrainingSettings
 from .steps import ClosureStep, FollowSchedule, GraphBackward
@@ -213,6 +215,8 @@ def train(
 )->Learner:                         # the same learner
     "Train as the learner's settings say, with random numbers of its own"
     settings = learn.settings
+    if hasattr(get_model(learn.model), "penalties") and not any(isinstance(callback, Penalties) for callback in [*learn.cbs, *callbacks]):
+        warnings.warn(f"{type(get_model(learn.model)).__name__} has penalties(), which nothing adds to the loss: give train callbacks=[Penalties({{name: weight}})]; weights of 0 leave them out", stacklevel=2)
     if learn.writes_files: learn.path.mkdir(parents=True, exist_ok=True)
     if hasattr(learn.dls.train, "restart"): learn.dls.train.restart()
     callbacks = [*training_callbacks(learn), *callbacks]
