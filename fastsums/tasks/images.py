@@ -29,7 +29,7 @@ from .augmentation import AUGMENTATIONS, ImageTransform
 from .image_data import DATASETS, TEST_SEED, read_dataset, stratified_order
 from .image_folder import as_image, read_image_folder
 from ..training.loaders import MemoryLoader
-from ..training.task import Task
+from ..training.task import Task, test_loader
 
 # %% ../../nbs/tasks/images.ipynb #baabfec6
 class GreyImage(TensorImage):
@@ -205,11 +205,11 @@ def get_dls(
 
 # %% ../../nbs/tasks/images.ipynb #a328ca2b
 def evaluate_classifier(
-    learn:Learner,  # trained, with `learn.dls.test`
+    learn:Learner,  # trained; the test set is `test_loader(learn.dls)`
 )->dict:            # test_loss (mean cross entropy), test_accuracy (in [0, 1]), n (number of test images)
     "The figures of a classifier on the test set"
     with learn.no_bar(), learn.removed_cbs([learn.recorder]): # the record of the training stays as it is
-        logits, labels = learn.get_preds(dl=learn.dls.test, act=noop)
+        logits, labels = learn.get_preds(dl=test_loader(learn.dls), act=noop)
     loss = nn.functional.cross_entropy(logits.float(), labels)
     return {"test_loss": loss.item(), "test_accuracy": (logits.argmax(1) == labels).double().mean().item(), "n": len(labels)}
 
