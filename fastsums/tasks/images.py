@@ -39,7 +39,7 @@ class GreyImage(TensorImage):
 class ImageLoader(MemoryLoader):
     "`MemoryLoader` of images and labels that can show itself, as fastai's loaders do"
     n_inp = 1
-    show_batch, show_results = TfmdDL.show_batch, TfmdDL.show_results
+    show_batch = TfmdDL.show_batch
     def __init__(self,
         dataset:TensorDataset, # images (N, C, H, W), uint8, and perhaps labels (N,)
         vocab=(),              # names of the classes
@@ -56,17 +56,30 @@ class ImageLoader(MemoryLoader):
         return [self.dataset[i] for i in range(len(self.dataset))]
 
     def _pre_show_batch(self, b, max_n=9):
-        "What fastai draws: images and labels of a batch, and both one by one"
+        "What fastai draws: images and labels of a batch, and both one by one; without labels, the images alone"
         import fastai.vision.learner # teaches fastai to draw images; slow to import, and nobody else needs it
         kind = TensorImage if b[0].shape[1] == 3 else GreyImage
-        images, labels = kind(self.after_batch.decode(b[0][:max_n]).cpu()), TensorCategory(b[1][:max_n].cpu())
+        images = kind(self.after_batch.decode(b[0][:max_n]).cpu())
+        if len(b) == 1: return images, None, L((image,) for image in images)
+        labels = TensorCategory(b[1][:max_n].cpu())
         return images, labels, L((image, Category(self.vocab[int(label)])) for image, label in zip(images, labels))
 
+    def show_results(self,
+        b,            # a batch: images (B, C, H, W), normalised, and perhaps labels (B,)
+        out,          # the answers (B,), or a tuple that holds them
+        max_n:int=9,  # how many samples at most
+        **kwargs      # of fastai's `show_results`: nrows, figsize, …
+    ):
+        "Draw images with their labels and the answers; without labels, with the answers alone"
+        if len(b) > 1: return TfmdDL.show_results(self, b, out, max_n=max_n, **kwargs)
+        answers = out[0] if isinstance(out, (tuple, list)) else out
+        return self.show_batch((b[0], answers), max_n=max_n, **kwargs)
+
     def decode_batch(self,
-        b,               # a batch: images (B, C, H, W), normalised, and labels (B,)
+        b,               # a batch: images (B, C, H, W), normalised, and perhaps labels (B,)
         max_n:int=9,     # how many samples at most
         full:bool=True,  # fastai's; here all decoding is in one step
-    )->list:             # pairs (image, name of the class)
+    )->list:             # pairs (image, name of the class), or (image,)
         "Images and classes for people"
         return self._pre_show_batch(b, max_n)[2]
 
@@ -104,6 +117,10 @@ class ImageLoaders(DataLoaders):
         tensors = [torch.stack([as_image(image, self.in_channels, self.image_size) for image in images])]
         if with_labels: tensors.append(torch.tensor([self.vocab.index(label) if isinstance(label, str) else int(label) for label in labels]))
         return self.valid.new(TensorDataset(*tensors), **kwargs)
+
+    def new_empty(self):
+        "What fastai's `export` asks for; it pickles, data transforms and all"
+        raise NotImplementedError("export: these loaders are not pickled; expected save_model(model, folder, network) of fastsums.training.checkpoints, which keeps the weights and how the network is built")
 
     def identity(self)->dict: # name -> plain value
         "What identifies the data, for checkpoints: data set, sizes, split, augmentation, normalisation"

@@ -69,7 +69,7 @@ class Task:
     settings:dict = field(default_factory=dict) # plain values that identify the loss; compared when a training goes on
 
     def __post_init__(self):
-        if not isinstance(self.metrics, (tuple, list)): raise TypeError(f"metrics: expected a tuple, such as (accuracy,), got {self.metrics!r}")
+        if not isinstance(self.metrics, (tuple, list)): raise TypeError(f"metrics: expected a tuple, such as (accuracy,), got {getattr(self.metrics, '__name__', self.metrics)!r}")
         for metric in self.metrics:
             if not callable(metric) and not isinstance(metric, Metric): raise TypeError(f"metrics: expected functions or fastai metrics, got {metric!r}")
         object.__setattr__(self, "metrics", tuple(self.metrics))
