@@ -171,12 +171,15 @@ def training_identity(
     return {**_task_identity(learn.task), "metrics": [metric.name for metric in learn.metrics], **settings, **_data_identity(learn.dls), **_callback_identity(learn.cbs),
             "weights": ", ".join(shapes), "frozen": [name for name, p in model.named_parameters() if not p.requires_grad], "fastsums": fastsums.__version__}
 
-def _difference(there:dict, here:dict)->str: # empty: none
+def _difference(there:dict, here:dict, about:str="")->str: # empty: none
     "The first thing in which two trainings differ, in words"
     for name in {**here, **there}:
-        if there.get(name) != here.get(name):
-            if name == "weights": return "its network has other weights"
-            return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        one, two = there.get(name), here.get(name)
+        if one == two: continue
+        if name == "weights" and not about: return "its network has other weights"
+        if isinstance(one, dict) and isinstance(two, dict): return _difference(one, two, f"{about}{name} ")
+        one, two = (value.get("kind", value) if isinstance(value, dict) else value for value in (one, two))
+        return f"{about}{name} is {one!r} there and {two!r} here"
     return ""
 
 # %% ../../nbs/training/checkpoints.ipynb #2fdd30ec
