@@ -53,6 +53,12 @@ def _long_ways():
         stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield
 
+# %% ../../nbs/models/operations.ipynb #3f705d9b
+def _trilinear_flops(x_shape, weight_shape, y_shape, *args, out_shape=None, **kwargs)->int: # twice the multiply-adds
+    "The cost of `nn.Bilinear`: (B, I) and (K, I, J) to (B, K, J), and that and (B, J) to (B, K)"
+    rows, (outputs, first, second) = x_shape[0], weight_shape
+    return 2*rows*outputs*(first*second + second)
+
 # %% ../../nbs/models/operations.ipynb #0771e8ed
 def count_operations(
     model:nn.Module, # a network; its weights and its training mode are left as they are
@@ -61,7 +67,7 @@ def count_operations(
 )->dict[str,int]:    # conv_linear, mixing, scan, and total = conv_linear + mixing, for the whole batch
     "Multiply-adds and scan steps of one forward pass (evaluation mode)"
     with ExitStack() as stack:
-        watcher = FlopCounterMode(display=False)
+        watcher = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._trilinear: _trilinear_flops})
         own = _OwnCounts(watcher)
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)

@@ -30,7 +30,7 @@ from .augmentation import AUGMENTATIONS, ImageTransform
 from .image_data import DATASETS, TEST_SEED, read_dataset, stratified_order
 from .image_folder import as_image, find_image_folder, read_image_folder
 from ..training.loaders import MemoryLoader
-from ..training.task import Task
+from ..training.task import Task, test_loader
 
 # %% ../../nbs/tasks/images.ipynb #baabfec6
 class GreyImage(TensorImage):
@@ -40,7 +40,7 @@ class GreyImage(TensorImage):
 class ImageLoader(MemoryLoader):
     "`MemoryLoader` of images and labels that can show itself, as fastai's loaders do"
     n_inp = 1
-    show_batch, show_results = TfmdDL.show_batch, TfmdDL.show_results
+    show_batch = TfmdDL.show_batch
     def __init__(self,
         dataset:TensorDataset, # images (N, C, H, W), uint8, and perhaps labels (N,)
         vocab=(),              # names of the classes
@@ -57,17 +57,30 @@ class ImageLoader(MemoryLoader):
         return [self.dataset[i] for i in range(len(self.dataset))]
 
     def _pre_show_batch(self, b, max_n=9):
-        "What fastai draws: images and labels of a batch, and both one by one"
+        "What fastai draws: images and labels of a batch, and both one by one; without labels, the images alone"
         import fastai.vision.learner # teaches fastai to draw images; slow to import, and nobody else needs it
         kind = TensorImage if b[0].shape[1] == 3 else GreyImage
-        images, labels = kind(self.after_batch.decode(b[0][:max_n]).cpu()), TensorCategory(b[1][:max_n].cpu())
+        images = kind(self.after_batch.decode(b[0][:max_n]).cpu())
+        if len(b) == 1: return images, None, L((image,) for image in images)
+        labels = TensorCategory(b[1][:max_n].cpu())
         return images, labels, L((image, Category(self.vocab[int(label)])) for image, label in zip(images, labels))
 
+    def show_results(self,
+        b,            # a batch: images (B, C, H, W), normalised, and perhaps labels (B,)
+        out,          # the answers (B,), or a tuple that holds them
+        max_n:int=9,  # how many samples at most
+        **kwargs      # of fastai's `show_results`: nrows, figsize, …
+    ):
+        "Draw images with their labels and the answers; without labels, with the answers alone"
+        if len(b) > 1: return TfmdDL.show_results(self, b, out, max_n=max_n, **kwargs)
+        answers = out[0] if isinstance(out, (tuple, list)) else out
+        return self.show_batch((b[0], answers), max_n=max_n, **kwargs)
+
     def decode_batch(self,
-        b,               # a batch: images (B, C, H, W), normalised, and labels (B,)
+        b,               # a batch: images (B, C, H, W), normalised, and perhaps labels (B,)
         max_n:int=9,     # how many samples at most
         full:bool=True,  # fastai's; here all decoding is in one step
-    )->list:             # pairs (image, name of the class)
+    )->list:             # pairs (image, name of the class), or (image,)
         "Images and classes for people"
         return self._pre_show_batch(b, max_n)[2]
 
@@ -113,6 +126,10 @@ class ImageLoaders(DataLoaders):
         number = self.vocab.index(label) if isinstance(label, str) else int(label)
         if not 0 <= number < self.c: raise ValueError(f"items: expected a class between 0 and {self.c - 1}, got {label!r}")
         return number
+
+    def new_empty(self):
+        "What fastai's `export` asks for; it pickles, data transforms and all"
+        raise NotImplementedError("export: these loaders are not pickled; expected save_model(model, folder, network) of fastsums.training.checkpoints, which keeps the weights and how the network is built")
 
     def identity(self)->dict: # name -> plain value
         "What identifies the data, for checkpoints: data set, sizes, split, augmentation, normalisation"
@@ -221,11 +238,11 @@ def get_dls(
 
 # %% ../../nbs/tasks/images.ipynb #a328ca2b
 def evaluate_classifier(
-    learn:Learner,  # trained, with `learn.dls.test`
+    learn:Learner,  # trained; the test set is `test_loader(learn.dls)`
 )->dict:            # test_loss (mean cross entropy), test_accuracy (in [0, 1]), n (number of test images)
     "The figures of a classifier on the test set"
     with learn.no_bar(), learn.removed_cbs([learn.recorder]): # the record of the training stays as it is
-        logits, labels = learn.get_preds(dl=learn.dls.test, act=noop)
+        logits, labels = learn.get_preds(dl=test_loader(learn.dls), act=noop)
     loss = nn.functional.cross_entropy(logits.float(), labels)
     return {"test_loss": loss.item(), "test_accuracy": (logits.argmax(1) == labels).double().mean().item(), "n": len(labels)}
 

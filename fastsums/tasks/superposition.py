@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..layers.superposition import check_superposed
 from .images import classification
-from ..training.task import Task
+from ..training.task import Task, test_loader
 
 # %% ../../nbs/tasks/superposition.ipynb #d8cb9066
 class DynamicSuperposition(Callback):
@@ -110,7 +110,7 @@ def evaluate_at(
     superposed:int, # n, a divisor of the network's N
 )->dict:            # test_loss (mean cross entropy), test_accuracy (in [0, 1]), n (number of test images)
     "The figures on the test set with n images at a time"
-    logits, labels = answer_all(get_model(learn.model), learn.dls.test, superposed)
+    logits, labels = answer_all(get_model(learn.model), test_loader(learn.dls), superposed)
     loss, right = nn.functional.cross_entropy(logits, labels), logits.argmax(1) == labels
     return {"test_loss": loss.item(), "test_accuracy": right.double().mean().item(), "n": len(labels)}
 

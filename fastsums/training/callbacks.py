@@ -35,8 +35,9 @@ class Penalties(Callback):
 
     def before_fit(self):
         self.net, self.used = get_model(self.model), {name: weight for name, weight in self.weights.items() if weight > 0}
-        if not self.used: return
-        if not hasattr(self.net, "penalties"): raise ValueError(f"weights: {type(self.net).__name__} has no penalties() to be weighted")
+        if not hasattr(self.net, "penalties"):
+            if self.used: raise ValueError(f"weights: {type(self.net).__name__} has no penalties() to be weighted")
+            return
         with torch.no_grad(): known = self.net.penalties()
         for name in self.weights:
             if name not in known: raise ValueError("weights: " + unknown_name("penalty", name, known))
@@ -96,7 +97,7 @@ class GradientFilter(Callback):
 
 # %% ../../nbs/training/callbacks.ipynb #9fc06805
 class Ema(Callback):
-    "Validate with the exponential moving average of the weights, and end with it"
+    "Validate with the exponential moving average of weights and buffers, and end with it"
     order = 85 # after the best epoch is chosen, before the checkpoint
     def __init__(self,
         decay:float=.999, # d, in (0, 1); 1/(1 - d) is how many steps it remembers
@@ -108,21 +109,34 @@ class Ema(Callback):
         "What it is set to"
         return dict(decay=self.decay)
 
-    def before_fit(self): self._begin()
+    def before_fit(self):
+        self._begin()
+        self.hook = self.opt.opt.register_step_post_hook(self._note) # the optimizer itself knows which steps it made
 
-    def _begin(self): self.average, self.exchanged = AveragedModel(get_model(self.model), multi_avg_fn=get_ema_multi_avg_fn(self.decay)), False
+    def after_fit(self): self.hook.remove()
 
-    def _pairs(self): return zip(get_model(self.model).parameters(), self.average.module.parameters(), strict=True)
+    def _note(self, *_): self.made = True
+
+    def _begin(self):
+        average = AveragedModel(get_model(self.model), multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self.average, self.exchanged, self.made = average, False, False
+
+    def _pairs(self): return zip(*([*net.parameters(), *net.buffers()] for net in (get_model(self.model), self.average.module)), strict=True)
 
     def after_step(self):
-        shapes = [[p.shape for p in net.parameters()] for net in (get_model(self.model), self.average.module)]
+        if not self.made: return
+        shapes = [[value.shape for value in (*net.parameters(), *net.buffers())] for net in (get_model(self.model), self.average.module)]
         if shapes[0] != shapes[1]: self._begin()
         self.average.update_parameters(get_model(self.model))
+        for own, average in zip(get_model(self.model).buffers(), self.average.module.buffers()): # what has no average is copied
+            average.copy_(average.where(average.isfinite(), own) if own.is_floating_point() else own)
+        self.made = False
 
     def _exchange(self):
-        "The average into the model, the model's own weights to where the average was; and back"
+        "The average into the model, the model's own weights and buffers to where the average was; and back"
         with torch.no_grad():
             for own, average in self._pairs():
+                if not own.is_floating_point(): continue
                 kept = own.clone()
                 own.copy_(average); average.copy_(kept)
         self.exchanged = not self.exchanged

@@ -12,14 +12,19 @@ import os
 import pickle
 import random
 import time
+import types
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
+from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.data.transforms import Transform
 from fastai.torch_core import get_model, rank_distrib
 from torch import nn
 
@@ -93,13 +98,68 @@ def _asked(thing, method:str)->dict:
     "What a method of the thing's own class says; nothing where it has none (fastai's classes answer for others, so the class is asked)"
     return getattr(thing, method)() if hasattr(type(thing), method) else {}
 
+def _code(code:types.CodeType)->list:
+    "What a function does: its instructions, constants and names"
+    consts = [_code(const) if isinstance(const, types.CodeType) else sorted(map(repr, const)) if isinstance(const, frozenset) else repr(const) for const in code.co_consts]
+    return [code.co_code.hex(), consts, code.co_names, code.co_varnames, code.co_freevars]
+
+def _function_identity(function:types.FunctionType, depth:int)->dict|str:
+    "Its name; where another function may have the same one (a lambda, a function within another, one of the main program), its defaults, what it closes over and a check sum of its code too"
+    name = f"{function.__module__}.{function.__qualname__}"
+    if function.__module__ != "__main__" and "<" not in name: return name
+    parts = dict(defaults=[function.__defaults__, function.__kwdefaults__], around=[cell.cell_contents for cell in function.__closure__ or ()])
+    return dict(name=name, code=f"{zlib.crc32(repr(_code(function.__code__)).encode()):08x}") | {part: value for part, value in _plain_identity(parts, depth).items() if any(value)}
+
+def _plain_identity(thing, depth:int=5):
+    "A plain value that tells a function or an object from others, equal in every process: names of classes and functions, numbers, texts, check sums of tensors"
+    if thing is None or isinstance(thing, (bool, int, float, str)): return thing
+    if isinstance(thing, np.generic): return thing.item()
+    if isinstance(thing, (complex, bytes, range, slice, Enum, Path, torch.dtype, torch.device)): return str(thing)
+    if depth == 0: return type(thing).__qualname__
+    def inside(value): return _plain_identity(value, depth - 1)
+    if isinstance(thing, dict): return {str(key): inside(value) for key, value in thing.items()}
+    if isinstance(thing, (list, tuple)): return [inside(value) for value in thing]
+    if isinstance(thing, (set, frozenset)): return sorted(str(inside(value)) for value in thing)
+    if isinstance(thing, np.ndarray): thing = torch.as_tensor(thing)
+    if isinstance(thing, torch.Tensor): return f"{tuple(thing.shape)} {zlib.crc32(thing.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()):08x}"
+    if isinstance(thing, partial): return dict(partial=inside(thing.func), args=inside(thing.args), options=inside(thing.keywords))
+    if isinstance(thing, types.MethodType): return dict(method=thing.__func__.__qualname__, of=inside(thing.__self__))
+    if isinstance(thing, types.FunctionType): return _function_identity(thing, depth)
+    kind = thing if isinstance(thing, type) else type(thing)
+    name = getattr(thing, "__qualname__", kind.__qualname__) # builtin functions have one
+    if isinstance(thing, type) or not hasattr(thing, "__dict__"): return f"{kind.__module__}.{name}"
+    if hasattr(kind, "identity"): return dict(kind=f"{kind.__module__}.{name}", **inside(thing.identity()))
+    attributes = isinstance(thing, Transform) and getattr(thing, "__stored_args__", {}) or vars(thing) # a transform keeps what it was made with, and may change the rest
+    own = {key: value for key, value in attributes.items() if key != "training" and (not key.startswith("_") or key in ("_parameters", "_buffers", "_modules")) and not isinstance(value, torch.Generator)}
+    return dict(kind=f"{kind.__module__}.{name}", **{key: value for key, value in inside(own).items() if value not in ({}, [])})
+
 def _data_identity(dls)->dict:
     "What is known about the data, and their sizes"
     about = {f"data {name}": value for name, value in _asked(dls, "identity").items()}
     for part, loader in zip(("training", "validation"), dls.loaders):
         about |= {f"{part} {name}": value for name, value in _asked(loader, "identity").items()}
         about |= {f"{part} samples": len(loader.dataset), f"{part} batches": len(loader), f"{part} batch size": loader.bs, f"{part} seed": getattr(loader, "seed", None)}
+        after = loader.after_batch
+        about[f"{part} after_batch"] = type(loader).__qualname__ if getattr(after, "__self__", None) is loader else _plain_identity(after)
     return about
+
+def _task_identity(task)->dict:
+    "The task's name, loss, and how it is watched"
+    return {"task": task.name, **{f"loss {name}": value for name, value in task.settings.items()}, "loss": _plain_identity(task.loss),
+            "watch": task.watch, "direction": task.direction, "inputs": task.inputs}
+
+def _with_state(callbacks)->list:
+    "The callbacks that can say and take their state. Their classes are asked: a callback itself answers for learner and model too"
+    return [cb for cb in callbacks.sorted("order") if all(hasattr(type(cb), name) for name in ("state_dict", "load_state_dict"))]
+
+def _callback_identity(callbacks)->dict:
+    "What the callbacks are set to, and the names of those with a state; two of one name are refused"
+    told, kept = [cb for cb in callbacks if hasattr(type(cb), "identity")], _with_state(callbacks)
+    for some in (told, kept):
+        names = [cb.name for cb in some]
+        for name in names:
+            if names.count(name) > 1: raise ValueError(f"callbacks: two of them are named {name!r}, and a checkpoint could not tell them apart; expected one, or classes of different names")
+    return {cb.name: cb.identity() for cb in told} | {"callbacks with a state": sorted(cb.name for cb in kept)}
 
 def training_identity(
     learn, # of `fastsums.training.learner.make_learner`
@@ -108,16 +168,18 @@ def training_identity(
     settings = {name: value for name, value in learn.settings.complete().items() if name != "progress"}
     model = get_model(learn.model)
     shapes = [f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items()]
-    callbacks = {cb.name: cb.identity() for cb in learn.cbs if hasattr(type(cb), "identity")}
-    return {"task": learn.task.name, **{f"loss {name}": value for name, value in learn.task.settings.items()}, **settings, **_data_identity(learn.dls), **callbacks,
+    return {**_task_identity(learn.task), "metrics": [metric.name for metric in learn.metrics], **settings, **_data_identity(learn.dls), **_callback_identity(learn.cbs),
             "weights": ", ".join(shapes), "frozen": [name for name, p in model.named_parameters() if not p.requires_grad], "fastsums": fastsums.__version__}
 
-def _difference(there:dict, here:dict)->str: # empty: none
+def _difference(there:dict, here:dict, about:str="")->str: # empty: none
     "The first thing in which two trainings differ, in words"
     for name in {**here, **there}:
-        if there.get(name) != here.get(name):
-            if name == "weights": return "its network has other weights"
-            return f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+        one, two = there.get(name), here.get(name)
+        if one == two: continue
+        if name == "weights" and not about: return "its network has other weights"
+        if isinstance(one, dict) and isinstance(two, dict): return _difference(one, two, f"{about}{name} ")
+        one, two = (value.get("kind", value) if isinstance(value, dict) else value for value in (one, two))
+        return f"{about}{name} is {one!r} there and {two!r} here"
     return ""
 
 # %% ../../nbs/training/checkpoints.ipynb #2fdd30ec
@@ -146,16 +208,13 @@ class Checkpoint(Callback):
 
     def _restore(self, state:dict):
         "Everything but the random numbers, which are set when the next epoch begins"
-        for callback in self._with_state(): callback.load_state_dict(state["callbacks"][callback.name]) # first: they may change the model
+        for callback in _with_state(self.learn.cbs): callback.load_state_dict(state["callbacks"][callback.name]) # first: they may change the model
         get_model(self.model).load_state_dict(state["model"])
+        for name, parameter in get_model(self.model).named_parameters(): parameter.requires_grad_(name in state["trainable"])
         self.opt.load_state_dict(state["optimizer"])
         if state["scaler"]: self.learn.scaler.load_state_dict(state["scaler"])
         self.state, self.seconds = state, list(state["seconds"])
         self.order = _FIRST
-
-    def _with_state(self):
-        "The callbacks of this fit that can say and take their state. Their classes are asked: a callback itself answers for learner and model too"
-        return [cb for cb in self.learn.cbs.sorted("order") if all(hasattr(type(cb), name) for name in ("state_dict", "load_state_dict"))]
 
     @property
     def done(self)->int:
@@ -194,9 +253,9 @@ class Checkpoint(Callback):
         recorder, scaler = self.recorder, getattr(self.learn, "scaler", None)
         smooth = {name: getattr(recorder.smooth_loss, name) for name in ("count", "val")}
         return dict(kind="fastsums training", identity=self.identity, epochs=epochs, model=get_model(self.model).state_dict(),
-                    optimizer=self.opt.state_dict(), scaler=scaler.state_dict() if scaler else None, random=_random_states(),
+                    trainable=[name for name, p in get_model(self.model).named_parameters() if p.requires_grad], optimizer=self.opt.state_dict(), scaler=scaler.state_dict() if scaler else None, random=_random_states(),
                     loader=self.dls.train.state_dict() if hasattr(self.dls.train, "state_dict") else None,
-                    callbacks={cb.name: cb.state_dict() for cb in self._with_state()}, smooth_loss=smooth, seconds=self.seconds,
+                    callbacks={cb.name: cb.state_dict() for cb in _with_state(self.learn.cbs)}, smooth_loss=smooth, seconds=self.seconds,
                     values=[[float(v) for v in row] for row in recorder.values],
                     recorder={name: [float(v) for v in getattr(recorder, name)] for name in ("lrs", "losses")} | {"iters": list(recorder.iters)})
 

@@ -95,6 +95,11 @@ def load_weights(
 # %% ../../nbs/training/learner.ipynb #ca4f59bc
 def _shapes(model:nn.Module)->dict: return {name: list(value.shape) for name, value in model.state_dict().items()}
 
+def _check_watched(watch:str, recorder):
+    "Refuse a column that the history does not have"
+    columns = list(recorder.metric_names[1:])
+    if watch not in columns: raise ValueError("watch: " + unknown_name("column of the history", watch, columns))
+
 class SaveBest(TrackerCallback):
     "Keep the weights of the epoch that was best in what is watched; put them into the model when the fit ends"
     order = TrackerCallback.order + 1
@@ -104,11 +109,14 @@ class SaveBest(TrackerCallback):
         direction:str="min",    # "min" or "max": which way is better
     ):
         super().__init__(monitor=watch, comp={"min": np.less, "max": np.greater}[direction])
-        self.path, self.best_epoch, self.shapes = Path(path), None, {}
+        self.path, self.direction, self.best_epoch, self.shapes = Path(path), direction, None, {}
+
+    def identity(self)->dict: # for checkpoints
+        "What it compares, and how"
+        return dict(watch=self.monitor, direction=self.direction)
 
     def before_fit(self):
-        columns = list(self.recorder.metric_names[1:])
-        if self.monitor not in columns: raise ValueError("watch: " + unknown_name("column of the history", self.monitor, columns))
+        _check_watched(self.monitor, self.recorder)
         super().before_fit()
 
     def after_epoch(self):
@@ -165,6 +173,7 @@ def make_learner(
     "A fastai `Learner` from a model, data, a task and settings"
     for argument, value, kind in (("task", task, Task), ("settings", settings, TrainingSettings)):
         if not isinstance(value, kind): raise TypeError(f"{argument}: expected {kind.__name__}, got {type(value).__name__}")
+    if next(model.parameters(), None) is None: raise ValueError(f"model: expected one with parameters to be trained, got {type(model).__name__}, which has none")
     if path is None and settings.select == "best": raise ValueError("path: None, but select='best' needs a folder for the best weights")
     if settings.channels_last: model = model.to(memory_format=torch.channels_last)
     dls = copy.copy(dls)
@@ -219,6 +228,9 @@ def train(
         warnings.warn(f"{type(get_model(learn.model)).__name__} has penalties(), which nothing adds to the loss: give train callbacks=[Penalties({{name: weight}})]; weights of 0 leave them out", stacklevel=2)
     if learn.writes_files: learn.path.mkdir(parents=True, exist_ok=True)
     if hasattr(learn.dls.train, "restart"): learn.dls.train.restart()
+    if hasattr(learn, "recorder"):
+        learn.recorder.before_fit() # makes the names of the history's columns
+        _check_watched(learn.task.watch, learn.recorder)
     callbacks = [*training_callbacks(learn), *callbacks]
     with no_random(settings.seed), _showing_progress(learn, settings.progress):
         learn.fit(settings.epochs, cbs=callbacks, reset_opt=True)

@@ -54,6 +54,12 @@ class GraphBackward(Callback):
     "A backward pass that keeps the graph of the gradient, for optimizers that differentiate it once more"
     order = MixedPrecision.order + 80 # after everything that changes the loss
 
+    def before_step(self):
+        if not hasattr(self.opt.opt, "zero_hessian"): return
+        for p in self.opt.opt.get_params(): # one that was frozen, or not there, when the optimizer was made begins with nothing
+            if not hasattr(p, "hess"): p.hess = 0.
+            self.opt.opt.state[p].setdefault("hessian step", 0)
+
     def before_backward(self):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Using backward\\(\\) with create_graph=True", category=UserWarning) # the cycle is broken by zero_grad after each step
