@@ -7,6 +7,7 @@ __all__ = ['SYSTEMS', 'TOLERANCE', 'Result', 'register_format', 'registered_form
            'relative_error', 'Arrays', 'check_keys']
 
 # %% ../../nbs/conformance/golden.ipynb #124d96b8
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -43,8 +44,9 @@ def register_format(
 )->Callable:      # decorator of a function check(path, backend) that yields results
     "Register the check of one file format"
     def register(check):
-        if pattern in _FORMATS.get(system, {}): raise ValueError(f"pattern {pattern!r} is registered already for system {system!r}")
-        _FORMATS.setdefault(system, {})[pattern] = check
+        known = _FORMATS.setdefault(system, {}).get(pattern, check)
+        if known.__name__ != check.__name__: raise ValueError(f"pattern {pattern!r} is registered already for system {system!r}, by {known.__name__}")
+        _FORMATS[system][pattern] = check # a function of the same name: its cell was run once more
         return check
     return register
 
@@ -52,12 +54,18 @@ def registered_formats(
     system:str,             # name of a system: one of `SYSTEMS`, or one whose formats were registered by hand
 )->dict[str,Callable]:      # pattern -> check
     "The formats of one system"
-    if system in SYSTEMS and system not in _FORMATS: # not while its own notebook runs, which registers what it defines
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning) # from libraries, on import
-            import_module(f"fastsums.conformance.{SYSTEMS[system]}")
+    if system in SYSTEMS: _import_formats(f"fastsums.conformance.{SYSTEMS[system]}", system)
     if system not in _FORMATS: raise ValueError(f"system must be one of {', '.join(sorted({*SYSTEMS, *_FORMATS}))}, got {system!r}")
     return dict(_FORMATS[system])
+
+def _import_formats(module:str, system:str):
+    "Import the module of a system, once; formats that were registered before stay, those of its own notebook among them"
+    if module in sys.modules: return
+    before = dict(_FORMATS.get(system, {}))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning) # from libraries, on import
+        import_module(module)
+    _FORMATS[system] |= before
 
 # %% ../../nbs/conformance/golden.ipynb #16a2851e
 def raised(

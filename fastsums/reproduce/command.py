@@ -20,6 +20,7 @@ from ..options import unknown_name
 from .cluster import SlurmExecutor, job_settings
 from .parameters import LOCATION_PARAMETERS, ExperimentError, Run, repository_root
 from .registry import Table, load_tables, read_yaml
+from .rows import read_known
 from .runs import RunFolder
 from .search import Search, write_search
 from .sweep import LocalExecutor, Progress, Sweep, default_workers, readable_time
@@ -123,6 +124,7 @@ def _at_once(executor, tasks:int)->int:
 # %% ../../nbs/reproduce/command.ipynb #05b14a70
 def _sweep(options, tables:dict[str, Table], runs:list[Run])->int: # exit status
     "Do the runs, tell how it goes, say what became of them, and write the tables"
+    for name in tables: read_known(name, options.figures) # an error now, not after days
     executor = _executor(options, len(runs))
     at_once = _at_once(executor, len(runs))
     print(f"{', '.join(tables)}, profile {options.profile}: {len(runs)} runs, {at_once} at a time, in {options.runs}", flush=True)

@@ -180,7 +180,7 @@ def copy_picture(
     figures:Path|str, # where the copy goes
 )->Path|None:        # the copy; None: there is no such picture
     "Copy a picture of a finished run"
-    source, copy = RunFolder(runs, picture.run).final/picture.file, Path(figures)/picture.name
+    source, copy = RunFolder(runs, picture.run).results/picture.file, Path(figures)/picture.name
     if not source.is_file(): return None
     copy.write_bytes(source.read_bytes())
     return copy

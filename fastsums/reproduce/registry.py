@@ -25,11 +25,12 @@ from .parameters import (
 # %% ../../nbs/reproduce/registry.ipynb #r0000002
 class _StrictLoader(yaml.SafeLoader):
     "YAML in which a key that occurs twice is an error, and 1e-3 is a number"
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+    def compose_mapping_node(self, anchor): # here, not when it is constructed: keys that `<<` brings along may be overridden
+        node = super().compose_mapping_node(anchor)
+        keys = [k.value if k.tag == "tag:yaml.org,2002:merge" else self.construct_object(k, deep=True) for k, _ in node.value]
         twice = {k for k in keys if keys.count(k) > 1}
         if twice: raise ExperimentError(f"line {node.start_mark.line + 1}: {', '.join(map(repr, sorted(twice)))} occurs twice")
-        return super().construct_mapping(node, deep)
+        return node
 
 _StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
@@ -270,7 +271,7 @@ def _problem(table:str, error:dict)->tuple[tuple, str]:
     if error["type"] == "unknown_key": path, text = (*path, error["ctx"]["key"]), error["msg"]
     elif error["type"] == "missing": text = f"key {path[-1]!r} is missing"
     else: text = f"{error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
-    return path, f"table {table}, {'.'.join(map(str, path[1:]))}: {text}"
+    return path, f"{', '.join(filter(None, [f'table {table}', '.'.join(map(str, path[1:]))]))}: {text}"
 
 def _line(lines:dict[tuple, int], path:tuple)->int:
     "Line of a path, or of the nearest part above it"

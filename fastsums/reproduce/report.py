@@ -43,7 +43,7 @@ def draw_curves(
     for profile in table.spec.profiles:
         for run in table.runs(profile):
             place = RunFolder(runs, run)
-            history = history_of(place.final) if place.metrics() is not None else None
+            history = history_of(place.results) if place.metrics() is not None else None
             if history is not None: panels.setdefault(profile, {}).setdefault(run.label, []).append(history)
     if not panels: return None
     heights = [max(2.6, .13*len(rows) + .8) for rows in panels.values()]

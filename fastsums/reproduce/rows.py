@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'collect_results', 'published_figures', 'published_scores', 'common_value', 'short_id', 'make_row',
-           'write_csv', 'read_csv', 'merge_rows', 'table_rows', 'code_differences']
+           'write_csv', 'read_csv', 'read_known', 'merge_rows', 'table_rows', 'code_differences']
 
 # %% ../../nbs/reproduce/rows.ipynb #3787e74b
 import csv
 import hashlib
+import io
 import json
 import statistics
 from pathlib import Path
 
-from .parameters import Run, canonical_json, find_name, flatten, run_name, without_seed
+from .parameters import ExperimentError, Run, canonical_json, find_name, flatten, run_name, without_seed
 from .registry import Table
-from .results import contradictions, read_metrics, write_json
+from .results import contradictions, read_metrics, same_settings, write_whole
 from .runs import RunFolder
 
 # %% ../../nbs/reproduce/rows.ipynb #0ab6b411
@@ -25,23 +26,37 @@ def collect_results(
 )->tuple[dict[str, list[dict]], dict[str, str]]: # metrics of the valid runs by `Run.row`; why others are refused, by folder
     "All results of a table's planned rows"
     planned = {run.row: run for profile in table.spec.profiles for run in table.runs(profile)}
-    results, refused = {}, {}
+    results, refused = {}, {} # results: row -> seed -> metrics
     for folder in sorted(Path(runs, table.name).glob("*")):
         if not folder.is_dir() or folder.suffix or folder.name.startswith("."): continue
         try: row, metrics = _read_result(planned, folder)
         except (ValueError, KeyError) as error: refused[folder.name] = str(error)
-        else: results.setdefault(row, []).append(metrics)
-    return {row: found for row, found in results.items() if row in planned}, refused # others: with a command line's own parameters
+        else:
+            if row not in planned: continue # with a command line's own parameters
+            seeds, seed = results.setdefault(row, {}), metrics["parameters"]["seed"]
+            if seed not in seeds or _own_row(metrics) == row: seeds[seed] = metrics
+    return {row: list(seeds.values()) for row, seeds in results.items()}, refused
+
+def _own_row(metrics:dict)->str:
+    "The row's name, as it was when the run was done"
+    return run_name(metrics["run"]["notebook"], without_seed(metrics["run"]["identity"]))
 
 def _read_result(planned:dict[str, Run], folder:Path)->tuple[str, dict]:
     "One folder's row and metrics, or a `ValueError`"
     metrics = read_metrics(folder)
     about = metrics.get("run", {})
-    if run_name(about.get("notebook"), about.get("identity")) != folder.name: raise ValueError("its identity does not have the hash that is the folder's name")
-    row = run_name(about["notebook"], without_seed(about["identity"]))
-    if row in planned and (differ := contradictions(without_seed(metrics["parameters"]), without_seed(planned[row].record))):
-        raise ValueError(f"a default has changed since: {'; '.join(differ)}")
+    if folder.name not in (run_name(about.get("notebook"), about.get("identity")), run_name(about.get("notebook"), metrics.get("parameters"))):
+        raise ValueError("neither its identity nor its record has the hash that is the folder's name")
+    row, record = _own_row(metrics), without_seed(metrics["parameters"])
+    differ = contradictions(record, without_seed(planned[row].record)) if row in planned else []
+    if row in planned and not differ: return row, metrics
+    if same := [run for run in planned.values() if run.notebook.name == about["notebook"] and _same_row(record, run)]: return same[0].row, metrics
+    if differ: raise ValueError(f"a default has changed since: {'; '.join(differ)}")
     return row, metrics
+
+def _same_row(record:dict, run:Run)->bool:
+    "Whether a record without seed is that of a run's row"
+    return same_settings(record, without_seed(run.record), without_seed(run.identity))
 
 # %% ../../nbs/reproduce/rows.ipynb #cd6f6709
 FACTS = ("processor", "threads", "accelerator", "fastsums", "commit", "changed_since_commit") # of the environment, in each row
@@ -110,8 +125,13 @@ def make_row(
     row |= {name: over(common_value, of(c.of or name)) for name, c in layout.conditions.items()}
     row |= {name: over(common_value, [_text(e.get(name)) for e in facts]) for name in FACTS}
     row |= dict(torch=over(common_value, [e.get("libraries", {}).get("torch") for e in facts]), date=max((e.get("date", "") for e in facts), default=""))
-    row |= dict(code=" ".join(dict.fromkeys(short_id(m.get("code")) for m in metrics)), record=short_id(without_seed(run.record)) if metrics else "", row=run.row)
+    row |= dict(code=" ".join(dict.fromkeys(short_id(_code(m)) for m in metrics)), record=short_id(without_seed(run.record)) if metrics else "", row=run.row)
     return {name: "" if value is None else value for name, value in row.items()}
+
+def _code(metrics:dict)->dict: # empty where nothing is known
+    "Digests of the modules that a run has imported, and of the package's others"
+    imported, package = metrics.get("code", {}), metrics.get("package", {})
+    return dict(imported=imported, others={k: v for k, v in package.items() if k not in imported}) if imported else {}
 
 def _published(table:Table, run:Run)->dict:
     "Published figures of a row, and where they stand"
@@ -124,11 +144,11 @@ def write_csv(
     path:Path|str,   # file to write
 ):
     "Write rows; a float keeps all its digits"
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    columns, text = list(dict.fromkeys(name for row in rows for name in row)), io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 def _value(text:str)->object:
     "A cell of a .csv: int, float or text"
@@ -143,28 +163,68 @@ def read_csv(
     "Read rows back, numbers as numbers"
     if not Path(path).is_file(): return []
     texts = {"label", "seeds", "row", "code", "record", "commit", "fastsums", "torch", "date"}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{k: v if k in texts else _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    with open(path, newline="", encoding="utf-8") as file: lines = list(csv.DictReader(file, strict=True))
+    for number, row in enumerate(lines, 1):
+        if None in row or None in row.values(): raise ValueError(f"row {number}: expected as many cells as there are columns")
+    return [{k: v if k in texts else _value(v) for k, v in row.items()} for row in lines]
+
+def read_known(
+    table:str,           # its name
+    figures:Path|str,    # where its `.csv` and `_origins.json` are
+)->tuple[list[dict], dict]: # the rows, and their origins: "code" and "record", each id -> value; empty without a file
+    "What the files of a table know; an `ExperimentError` if they cannot be read, or do not belong together"
+    file, sidecar = Path(figures, f"{table}.csv"), Path(figures, f"{table}_origins.json")
+    try: rows, whole = read_csv(file), not file.is_file() or file.read_bytes().endswith(b"\n")
+    except (OSError, ValueError, csv.Error) as error: raise ExperimentError(f"{file}: {error}") from None
+    try: origins = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+    except (OSError, ValueError) as error: raise ExperimentError(f"{sidecar}: {error}") from None
+    if not isinstance(origins, dict) or not all(isinstance(part, dict) for part in origins.values()): raise ExperimentError(f"{sidecar}: expected mappings, got {origins!r}")
+    if not whole: raise ExperimentError(f"{file}: empty, or cut off in its last line")
+    if file.is_file() and not rows: raise ExperimentError(f"{file}: expected rows, it has none")
+    for number, row in enumerate(rows, 1):
+        if wrong := [name for name in ("profile", "label", "state", "n", "seeds", "date", "row") if name not in row]: raise ExperimentError(f"{file}: column {wrong[0]!r} is missing")
+        if not isinstance(row["n"], int): raise ExperimentError(f"{file}, row {number}: n: expected a number of seeds, got {row['n']!r}")
+        if row["n"] and row.get("record") and row["record"] not in origins.get("record", {}): raise ExperimentError(f"{sidecar}: the record {row['record']} of row {number} of {file.name} is missing")
+    return rows, origins
 
 # %% ../../nbs/reproduce/rows.ipynb #790b544f
 def merge_rows(
-    planned:list[tuple[dict, dict]], # of `make_row`, each with the record of its run as it would be done today
-    known:list[dict],                # rows of an existing .csv
-    records:dict[str, dict],         # id -> the full record with which a known row was measured
-)->list[dict]:                       # the planned rows, and behind them what was measured and is not planned
+    planned:list[tuple[dict, Run]], # of `make_row`, each with one of its runs
+    known:list[dict],               # rows of an existing .csv
+    records:dict[str, dict],        # id -> the full record with which a known row was measured
+)->tuple[list[dict], list[str]]:    # the planned rows, and behind them what was measured and is not planned; what was measured and is not in them
     "Put measured rows of a file where they belong; none is lost"
-    rows, today, apart = {(r["profile"], r["row"]): r for r, _ in planned}, {(r["profile"], r["row"]): record for r, record in planned}, []
-    for old in known:
-        key = old["profile"], old["row"]
-        if not old["n"]: continue
-        if key not in rows: apart.append({**old, "state": "no longer planned"})
-        elif contradictions(records.get(old.get("record"), {}), today[key]): apart.append({**old, "state": "outdated"})
-        elif not _replaces(rows[key], old): rows[key] = _put_in(rows[key], old)
-    return [*rows.values(), *apart]
+    rows, runs = {(r["profile"], r["row"]): r for r, _ in planned}, {(r["profile"], r["row"]): run for r, run in planned}
+    taken, apart, kept = set(), [], []
+    places = [(old, *_place(old, runs, records)) for old in known if old["n"]]
+    for old, key, state in sorted(places, key=lambda o: o[1] != (o[0]["profile"], o[0]["row"])): # rows that have their name still come first
+        if key is None or key in taken: apart.append({**old, "state": state})
+        else:
+            taken.add(key)
+            new = rows[key]
+            if _replaces(new, old): continue
+            if new["n"]: kept.append(_kept(new, old))
+            rows[key] = _put_in(new, old)
+    return [*rows.values(), *apart], kept
+
+def _place(old:dict, runs:dict[tuple, Run], records:dict[str, dict])->tuple[tuple|None, str]: # the key of a planned row, if there is one; the state of the row if there is none
+    "Where a measured row belongs: to the row of its name, if its settings are still the same; else to the one with its record"
+    key, record = (old["profile"], old["row"]), records.get(old.get("record"), {})
+    if key in runs and not contradictions(record, without_seed(runs[key].record)): return key, "no longer planned"
+    same = [k for k, run in runs.items() if k[0] == old["profile"] and _same_row(record, run)]
+    return same[0] if same else None, "outdated" if key in runs else "no longer planned"
+
+def _seeds(row:dict)->set[str]:
+    return set(row["seeds"].split())
 
 def _replaces(new:dict, old:dict)->bool:
     "Whether a measured row gives way to another"
-    return new["n"] >= old["n"] and new["date"] >= old["date"]
+    return _seeds(new) >= _seeds(old) and new["date"] >= old["date"]
+
+def _kept(new:dict, old:dict)->str:
+    "What is said of a measured row that does not give way"
+    reason = "" if new["date"] >= old["date"] else ", earlier"
+    return f"kept: {old['label']} ({old['profile']}): seeds {old['seeds']} committed; {new['seeds']} measured{reason}, in the folder of runs only"
 
 def _put_in(planned:dict, measured:dict)->dict:
     "A planned row with what was measured before; what the plan says stays the plan's: the columns before `state`, and published figures"
@@ -177,7 +237,7 @@ def table_rows(
     runs:Path|str,         # folder of all runs
     known:list[dict]=(),   # rows of an existing .csv
     origins:dict|None=None, # "code" and "record", each id -> value, of the known rows
-)->tuple[list[dict], dict, dict[str, str]]: # the rows, their origins, and what was refused
+)->tuple[list[dict], dict, list[str]]: # the rows, their origins, and what of the folder of runs is not in them
     "The rows of all profiles"
     results, refused = collect_results(table, runs)
     planned, found = [], dict(code=dict((origins or {}).get("code", {})), record=dict((origins or {}).get("record", {})))
@@ -186,12 +246,13 @@ def table_rows(
         for run in table.runs(profile): plan.setdefault(run.row, []).append(run)
         for key, mine in plan.items():
             record = without_seed(mine[0].record)
-            planned.append((make_row(table, profile, mine[0], results.get(key, []), _state(runs, mine)), record))
-            found["code"] |= {short_id(m["code"]): m["code"] for m in results.get(key, []) if m.get("code")}
+            planned.append((make_row(table, profile, mine[0], results.get(key, []), _state(runs, mine)), mine[0]))
+            found["code"] |= {short_id(_code(m)): _code(m) for m in results.get(key, []) if m.get("code")}
             found["record"][short_id(record)] = record
-    rows = merge_rows(planned, list(known), found["record"])
+    rows, kept = merge_rows(planned, list(known), found["record"])
+    notes = [*(f"not used: {table.name}/{folder}: {reason}" for folder, reason in refused.items()), *kept]
     used = {part: {name for r in rows for name in str(r.get(part, "")).split()} for part in found}
-    return rows, {part: {name: value for name, value in sorted(values.items()) if name in used[part]} for part, values in found.items()}, refused
+    return rows, {part: {name: value for name, value in sorted(values.items()) if name in used[part]} for part, values in found.items()}, notes
 
 def _state(runs:Path|str, planned:list[Run])->str:
     "What to say of a row without results"
@@ -201,10 +262,15 @@ def _state(runs:Path|str, planned:list[Run])->str:
 def code_differences(
     row:dict,     # a measured row
     newest:dict,  # the newest one of its table
-    codes:dict,   # id -> module -> digest
+    codes:dict,   # id -> `imported` and `others`, each module -> digest
 )->str:           # empty: none that is known
     "In what the code of a row differs from the newest one's"
     mine, theirs = ([codes[name] for name in r.get("code", "").split() if name in codes] for r in (row, newest))
     if not mine or not theirs: return f"commit {row['commit'][:10]}" if row["commit"] != newest["commit"] else ""
-    modules = sorted({name for a in mine for b in theirs for name in a.keys() & b.keys() if a[name] != b[name]})
+    modules = sorted({name for a in mine for b in theirs for name in _different(a, b)})
     return ", ".join(name.removeprefix("fastsums.") for name in modules)
+
+def _different(a:dict, b:dict)->list[str]:
+    "The modules that one run has imported, and that are not the same for another"
+    there = {**b["others"], **b["imported"]}
+    return [name for name, digest in a["imported"].items() if (name in there or b["others"]) and there.get(name) != digest]

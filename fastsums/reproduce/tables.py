@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 from .pictures import copy_picture, draw_table, picture_files
 from .parameters import canonical_json
 from .registry import Column, Layout, Score, Table
-from .rows import common_value, code_differences, published_scores, read_csv, table_rows, write_csv
+from .results import write_whole
+from .rows import common_value, code_differences, published_scores, read_known, table_rows, write_csv
 
 # %% ../../nbs/reproduce/tables.ipynb #898fb0af
 def readable_number(
@@ -103,7 +104,7 @@ def caption(
 
 def other_code(
     rows:list[dict],     # of all profiles
-    codes:dict,          # id -> module -> digest
+    codes:dict,          # of the origins
 )->dict[str, str]:       # row -> in what its code differs
     "The rows that come from other code than the newest one"
     measured = [r for r in rows if r["state"] == "measured"]
@@ -120,7 +121,7 @@ def _footnote(marks:dict, rows:list[dict])->list[str]:
 def markdown_table(
     table:Table,     # which table
     rows:list[dict], # of all profiles
-    codes:dict|None=None, # id -> module -> digest
+    codes:dict|None=None, # of the origins
     pictures:list=(), # `Picture`s that are there
 )->str:              # a Markdown page
     "The page of a table: a section for each profile"
@@ -159,6 +160,12 @@ def _origins_text(origins:dict)->str:
     entries = lambda values: ",\n".join(f"  {json.dumps(k)}: {canonical_json(v)}" for k, v in values.items())
     return "{\n" + ",\n".join(f" {json.dumps(part)}: {{\n{entries(values)}\n }}" for part, values in origins.items()) + "\n}\n"
 
+def _write_rows(rows:list[dict], origins:dict, known:dict, table:Path, sidecar:Path):
+    "Write a table's rows and their origins; `known`: those of the rows that are there"
+    write_whole(sidecar, _origins_text({part: known.get(part, {}) | values for part, values in origins.items()}))
+    write_csv(rows, table)
+    write_whole(sidecar, _origins_text(origins))
+
 def write_table(
     table:Table,       # which table
     runs:Path|str,     # folder of all runs
@@ -168,14 +175,13 @@ def write_table(
     folder = Path(figures)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder/f"{table.name}{end}" for end in (".csv", ".md", "_origins.json", ".png")]
-    known = json.loads(paths[2].read_text(encoding="utf-8")) if paths[2].is_file() else {}
-    rows, origins, refused = table_rows(table, runs, read_csv(paths[0]), known)
-    for name, reason in refused.items(): print(f"not used: {table.name}/{name}: {reason}")
-    write_csv(rows, paths[0])
-    paths[2].write_text(_origins_text(origins), encoding="utf-8")
+    known, known_origins = read_known(table.name, folder)
+    rows, origins, notes = table_rows(table, runs, known, known_origins)
+    for note in notes: print(note)
+    _write_rows(rows, origins, known_origins, paths[0], paths[2])
     copied = [copy_picture(picture, runs, folder) for picture in picture_files(table)]
     pictures = [picture for picture in picture_files(table) if (folder/picture.name).is_file()] # older ones too, as in the table
-    paths[1].write_text(markdown_table(table, rows, origins["code"], pictures), encoding="utf-8")
+    write_whole(paths[1], markdown_table(table, rows, origins["code"], pictures))
     figure = draw_table(table, rows)
     if figure is None: return paths[:3]
     figure.savefig(paths[3], metadata={"Software": None})
