@@ -123,6 +123,11 @@ class RunFolder:
         shutil.rmtree(self.failed, ignore_errors=True)
         os.replace(self.partial, self.failed)
 
+def _remove(paths):
+    "Delete files and folders"
+    for path in list(paths): shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+# %% ../../nbs/reproduce/runs.ipynb #fx4u0006
 def _refusal(folder:Path, run:Run)->str:
     "Why the results of a folder are not those of a run; empty if they are"
     try: read_metrics(folder, run)
@@ -144,10 +149,6 @@ def finished_runs(
         if "." in file.parent.name: continue
         run, record = _about(file, file.stat().st_mtime_ns)
         if record: yield file.parent, run, record
-
-def _remove(paths):
-    "Delete files and folders"
-    for path in list(paths): shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 # %% ../../nbs/reproduce/runs.ipynb #274417d1
 def complete_metrics(
