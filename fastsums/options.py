@@ -14,6 +14,7 @@ import inspect
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
@@ -215,7 +216,8 @@ def resolve(
     module, sign, name = address.partition(":")
     if not sign or not all(re.fullmatch(r"\w+(\.\w+)*", part) for part in (module, name)):
         raise OptionError(f"address {address!r}: expected 'package.module:object'")
-    try: found = importlib.import_module(module)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning): found = importlib.import_module(module) # libraries talk to each other here
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."): raise OptionError(f"address {address!r}: there is no module {error.name}") from None
         raise                                                      # a library that the module needs
