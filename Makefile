@@ -55,6 +55,7 @@ lab: setup ## open the notebooks in JupyterLab
 
 export: setup ## after editing notebooks: write the package and README.md, clean the notebooks
 	$(BIN)/nbdev_export
+	$(BIN)/python kernels/lower.py
 	$(BIN)/nbdev_clean
 	$(BIN)/python .ci/book.py --readme
 
