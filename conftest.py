@@ -30,6 +30,7 @@ def pytest_configure(config):
 
 
 def _interrupt(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second one would interrupt the tidying up
     raise KeyboardInterrupt
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import symtable
 import sys
 import sysconfig
 import venv
@@ -106,21 +107,29 @@ def test_whole():
         wrong("\n".join(problems))
 
 
+def names(code: str) -> tuple[set[str], set[str]]:
+    "What a cell defines for later ones, and what it reads of earlier ones, functions included"
+    table = symtable.symtable(code, "cell", "exec")
+    symbols = [symbol for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()]
+    read, tables = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced()}, table.get_children()
+    while tables:
+        inner = tables.pop()
+        read |= {symbol.get_name() for symbol in inner.get_symbols() if symbol.is_global()}
+        tables += inner.get_children()
+    return {symbol.get_name() for symbol in symbols}, read
+
+
 def needed_by_others(cells: list[dict]) -> set[str]:
-    "Names that only `#| slow` cells define, and a later cell without the flag reads at its top level"
+    "Names that only `#| slow` cells have defined where a cell without the flag reads them"
     defined, slow_only, needed = set(), set(), set()
     for cell in cells:
-        code = "\n".join(line for line in source(cell).splitlines() if not line.lstrip().startswith(("%", "!")))
-        names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
-        stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        stored |= {node.name for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        stored |= {(alias.asname or alias.name).split(".")[0] for node in ast.walk(ast.parse(code)) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+        here, read = names("\n".join(line for line in source(cell).splitlines() if not line.lstrip().startswith(("%", "!"))))
         if "slow" in flags(cell):
-            slow_only |= stored - defined
+            slow_only |= here - defined
         else:
-            needed |= {node.id for node in names if isinstance(node.ctx, ast.Load)} & slow_only - stored
-            defined |= stored
-            slow_only -= stored
+            needed |= read & slow_only - here
+            defined |= here
+            slow_only -= here
     return needed
 
 
