@@ -59,6 +59,9 @@ class Cells(pytest.Item):
         for marker in {"slow"} & {self.name} | {"kernels"} & set(self.path.parts):
             self.add_marker(marker)
 
+    def setup(self):
+        processes.ready()  # once; not part of what the first notebook takes
+
     def runtest(self):
         forced = set(self.config.getoption("--flags").split()) | ({"slow"} & {self.name})
         status, output = processes.call("processes:run_notebook", str(self.path), sorted(forced))
@@ -67,7 +70,9 @@ class Cells(pytest.Item):
         self.user_properties.append(("cells left out", notebooks.left_out(self.path, forced)))
 
     def repr_failure(self, excinfo):
-        return str(excinfo.value) if isinstance(excinfo.value, NotebookFailed) else super().repr_failure(excinfo, "short")
+        if isinstance(excinfo.value, (NotebookFailed, pytest.fail.Exception)):  # the latter: it took too long
+            return "\n".join(filter(None, [getattr(excinfo.value, "output", ""), str(excinfo.value)]))
+        return super().repr_failure(excinfo, "short")
 
     def reportinfo(self):
         return self.path, None, f"{notebooks.name_of(self.path)} {self.name}"

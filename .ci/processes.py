@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from functools import cache
 from importlib import import_module
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -66,14 +67,28 @@ def call(function: str, *arguments) -> tuple[int, str]:
         process.start()
         try:
             process.join()
+        except BaseException as problem:  # a timeout: what was printed until then says where it was
+            problem.output = _said(_text(output))
+            raise
         finally:
             end(process.pid)
             process.join()
-        text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
-    return process.exitcode, _said(text, process.exitcode)
+        return process.exitcode, _said(_text(output), process.exitcode)
 
 
-def _said(output: str, status: int) -> str:
+@cache
+def ready() -> None:
+    "Wait until the process is there that the others are forked from; it takes as long as its imports"
+    process = CONTEXT.Process(target=int)
+    process.start()
+    process.join()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _said(output: str, status: int = 0) -> str:
     return ANSI.sub("", output + (f"\nended by signal {-status}" if status < 0 else "")).strip()
 
 
