@@ -111,11 +111,11 @@ def _plan(options)->tuple[dict[str, Table], list[Run]]:
     if not runs: raise ExperimentError(f"--rows: no row matches {options.rows!r}; rows: {', '.join(labels)}")
     return tables, runs
 
-def _executor(options, tasks:int): # as a sweep needs it; `tasks`: how much there is to do at all
+def _executor(options, tables:dict[str, Table], tasks:int): # as a sweep needs it; `tasks`: how much there is to do at all
     "Who does the runs"
     if options.slurm and options.executor != "slurm": raise ExperimentError("--slurm: only with --executor slurm")
     if options.executor == "slurm": return SlurmExecutor(job_settings(dict(options.slurm)), options.runs)
-    return LocalExecutor(min(default_workers() if options.workers is None else options.workers, tasks))
+    return LocalExecutor(min(default_workers() if options.workers is None else options.workers, tasks), sorted({table.notebook for table in tables.values()}))
 
 def _at_once(executor, tasks:int)->int:
     "How many runs are done at a time"
@@ -125,7 +125,7 @@ def _at_once(executor, tasks:int)->int:
 def _sweep(options, tables:dict[str, Table], runs:list[Run])->int: # exit status
     "Do the runs, tell how it goes, say what became of them, and write the tables"
     for name in tables: read_known(name, options.figures) # an error now, not after days
-    executor = _executor(options, len(runs))
+    executor = _executor(options, tables, len(runs))
     at_once = _at_once(executor, len(runs))
     print(f"{', '.join(tables)}, profile {options.profile}: {len(runs)} runs, {at_once} at a time, in {options.runs}", flush=True)
     progress = Progress(len(runs), at_once, {name: t.spec.layout.scores[0].result for name, t in tables.items()}, options.runs)
@@ -149,7 +149,7 @@ def _search(options, tables:dict[str, Table])->int: # exit status
     "Search for the best settings of a table, and say which they are"
     if len(tables) > 1: raise ExperimentError("--search: of which table? Name one with --table")
     if options.trials < 1: raise ExperimentError(f"--trials: expected at least 1, got {options.trials}")
-    table, executor = next(iter(tables.values())), _executor(options, options.trials)
+    table, executor = next(iter(tables.values())), _executor(options, tables, options.trials)
     search, at_once = Search(table, options.profile, options.runs), _at_once(executor, options.trials)
     print(f"{table.name}, profile {options.profile}: {options.trials} trials, {at_once} at a time, judged by {search.spec.objective}", flush=True)
     def report(number, values, value): print(f"{number:4}  {'failed' if value is None else f'{value:.4g}':>8}  {', '.join(f'{k} {v}' for k, v in values.items())}", flush=True)
