@@ -26,7 +26,7 @@ from filelock import Timeout
 from .parameters import ExperimentError, Run
 from .results import available_cores
 from .runs import LEASE_SECONDS, Outcome, RunFolder, execute_run
-from .warm import WarmKernel, can_be_warm, environment_of, libraries, server_environment, source_times
+from .warm import WarmKernel, can_be_warm, environment_of, libraries, server_environment, source_times, warm_kernel
 
 # %% ../../nbs/reproduce/sweep.ipynb #a8ddc45f
 @dataclass(frozen=True)
@@ -125,11 +125,12 @@ def _die_with_parent():
     wait([multiprocessing.parent_process().sentinel])
     kill_tree(os.getpid())
 
-def _worker(job:Job, share:dict, answer, sources:dict|None):
+def _worker(job:Job, env:dict, answer, sources:dict|None):
     "What the process of one run does; `sources`: those that the server has imported, None if kernels start cold"
-    kernel = WarmKernel(answer) if sources == source_times() else None # first of all: it has one thread only
+    kernel = warm_kernel(sources, answer) # first of all, while there is one thread only
     if hasattr(os, "setsid"): os.setsid()  # Ctrl-C in the terminal reaches the sweep alone, which then stops its workers
-    os.environ.update(share)
+    os.environ.clear() # it is the server's
+    os.environ.update(env)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     answer.send(job(on_lost=lambda: kill_tree(os.getpid()), kernel=kernel))
 
@@ -160,7 +161,7 @@ class LocalExecutor:
         for job in jobs:
             slot = min(set(range(self.at_once)) - {slot for _, slot, _ in self.active.values()})
             answer, theirs = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=_worker, args=(job, worker_environment(slot, self.at_once, self.gpus), theirs, self.sources))
+            process = self.context.Process(target=_worker, args=(job, {**os.environ, **worker_environment(slot, self.at_once, self.gpus)}, theirs, self.sources))
             process.start()
             theirs.close()
             self.active[process] = job, slot, answer
