@@ -26,7 +26,7 @@ from filelock import Timeout
 from .parameters import ExperimentError, Run
 from .results import available_cores
 from .runs import LEASE_SECONDS, Outcome, RunFolder, execute_run
-from .warm import WarmKernel, can_be_warm, environment_of, libraries, server_environment, source_times, warm_kernel
+from .warm import WarmKernel, can_be_warm, environment_of, libraries, server_environment, source_sums, warm_kernel
 
 # %% ../../nbs/reproduce/sweep.ipynb #a8ddc45f
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class LocalExecutor:
         if workers < 1: raise ExperimentError(f"--workers: expected at least 1, got {workers}")
         self.at_once, self.active, self.gpus = workers, {}, torch.cuda.device_count() # active: process -> job, its place, its answer
         self.context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-        self.sources = source_times() if can_be_warm(self.gpus) else None
+        self.sources = source_sums() if can_be_warm(self.gpus) else None
         if sys.platform != "win32": self._start_server(libraries(*notebooks) if self.sources else [])
 
     def _start_server(self, names:list[str]):
