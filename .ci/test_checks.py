@@ -61,6 +61,13 @@ def test_in_step(tmp_path):
         wrong("\n".join(sorted(problems)) + "\n`make export` brings them in step (edit the notebooks, not the package).")
 
 
+def test_lowered():
+    "The CPU kernels that the package ships are those of its sources, and whole"
+    status, output = run([sys.executable, ROOT / "kernels" / "lower.py", "--check"])
+    if status:
+        wrong(output)
+
+
 def test_clean(tmp_path):
     "nbdev_clean, run on a copy, changes nothing"
     copy = working_copy(tmp_path)

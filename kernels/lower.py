@@ -37,6 +37,12 @@ def usual(module: str) -> dict[str, dict]:
     return {function_name(module, **constants): constants for constants in importlib.import_module(f"fastsums.kernels.{module}").USUAL}
 
 
+def code(module: str) -> str:
+    "A checksum of the compiled code that a module's work function reaches, which edits of anything else leave as it is"
+    from fastsums.kernels.vectors import checksum
+    return f"{checksum(importlib.import_module(f'fastsums.kernels.{module}').work)}, Python {sys.version_info.major}.{sys.version_info.minor}"
+
+
 def read_index() -> dict:
     try:
         return json.loads((SHIPPED / "index.json").read_text(encoding="utf-8"))
@@ -62,7 +68,8 @@ def missing(index: dict) -> list[tuple[str, str, dict]]:
     for module in MODULES:
         wanted, entry = usual(module), index.setdefault(module, {"sources": "", "functions": {}})
         if entry["sources"] != sources_checksum(module):
-            entry |= {"sources": sources_checksum(module), "functions": {}}
+            same = entry.get("code") == code(module)  # what was edited is not in the functions
+            entry |= {"sources": sources_checksum(module), "code": code(module), "functions": entry["functions"] if same else {}}
         entry["functions"] = {name: found for name, found in entry["functions"].items() if name in wanted and whole(found)}
     return [(module, name, constants) for module in MODULES for name, constants in usual(module).items() if name not in index[module]["functions"]]
 
@@ -73,13 +80,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="functions at a time (default %(default)s)")
     options = parser.parse_args()
     index = read_index()
+    outdated = [module for module in MODULES if index.get(module, {}).get("sources") != sources_checksum(module)]
     waiting = missing(index)
     if options.check:
+        for module in outdated:
+            print(f"the index is of other sources: {module}")
         for _, name, _ in waiting:
             print(f"not lowered from these sources: {name}")
         count = sum(len(entry["functions"]) for entry in index.values())
-        print(f"{len(waiting)} functions are missing (make export)" if waiting else f"{count} functions are up to date")
-        return int(bool(waiting))
+        print("make export brings them in step" if waiting or outdated else f"{count} functions are up to date")
+        return int(bool(waiting or outdated))
     SHIPPED.mkdir(exist_ok=True)
     with ProcessPoolExecutor(options.workers) as pool:
         futures = {pool.submit(lower, module, constants): (module, name) for module, name, constants in waiting}

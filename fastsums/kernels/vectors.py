@@ -322,7 +322,7 @@ def _reached(thing, found):
     codes, key = [function.__code__], f"{function.__name__} {function.__code__.co_code.hex()}"
     if key in found or function.__module__ and not function.__module__.startswith(("fastsums", "__main__")): return
     for code in codes: codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-    found[key] = " ".join(f"{code.co_code.hex()} {[c for c in code.co_consts if not isinstance(c, CodeType)]} {code.co_names}" for code in codes)
+    found[key] = " ".join(f"{code.co_code.hex()} {[c for c in code.co_consts if not isinstance(c, CodeType) and c != function.__doc__]} {code.co_names}" for code in codes)
     for cell in function.__closure__ or (): _reached(cell.cell_contents, found)
     for name in sorted({name for code in codes for name in code.co_names}): _reached(function.__globals__.get(name), found)
 
