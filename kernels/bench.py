@@ -1,6 +1,7 @@
 """`make bench`: time and memory of the layers and scans on this machine, against PyTorch's operators and the floor below them all.
 
-Writes bench_<device>.csv (every number), .md (tables and the bars that the kernels have to clear) and .png (pictures).
+Writes bench_<device>.csv (every number), .md (tables and the bars that the kernels have to clear) and .png (pictures); the part `start` (first calls, seconds of
+the suite) writes first_calls.csv and suite_seconds.csv.
 """
 import argparse
 import os
@@ -10,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PARTS = ("layers", "memory", "scans", "pixels")
+PARTS = ("start", "layers", "memory", "scans", "pixels")
 FIGURES = Path(__file__).resolve().parent.parent/"figures"
 
 
@@ -49,7 +50,7 @@ class Bench:
     "One run of the suite: measures part by part, and keeps what is measured on disk"
     def __init__(self, options: argparse.Namespace):
         import report
-        self.options, self.device, self.start, self.done = options, options.device, time.monotonic(), []
+        self.options, self.device, self.began, self.done = options, options.device, time.monotonic(), []
         machine = report.describe_machine(options.device)
         if options.device == "cpu": machine["allocator"] = options.allocator
         else: machine["blocks of the tree kernels"] = f"tuned ({options.tuned.name})" if options.tuned else "fixed"
@@ -58,7 +59,7 @@ class Bench:
 
     def say(self, text: str) -> None:
         "A line of progress"
-        minutes, seconds = divmod(int(time.monotonic() - self.start), 60)
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
         print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
 
     def run(self) -> int:
@@ -85,7 +86,7 @@ class Bench:
         "The results so far"
         import report
         self.results.finished, self.results.parts = finished, tuple(self.done)
-        self.results.seconds = time.monotonic() - self.start
+        self.results.seconds = time.monotonic() - self.began
         report.write(self.results, self.stem, picture)
         if picture: self.say(f"written: {self.stem}.csv, .md, .png")
 
@@ -102,6 +103,16 @@ class Bench:
                 timing = timings.get((contender.name, direction), measure.Timing())
                 self.results.add(report.Row(part, case, tree, size, contender.name, direction, *timing.quartiles, len(timing.seconds),
                                             timing.first, error.output, error.gradient, note=contender.note))
+
+    def start(self) -> None:
+        "First calls, and the seconds of the suite, in files of their own; on the CPU, at full size"
+        import report
+        import start
+        if self.device != "cpu" or self.options.quick: return
+        machine = {"processor": report.processor()}
+        start.write(start.first_calls(self.say), self.options.out/"first_calls.csv", machine)
+        if rows := start.suite_seconds(): start.write(rows, self.options.out/"suite_seconds.csv", machine)
+        self.say(f"written: first_calls.csv{', suite_seconds.csv' if rows else ''}")
 
     def layers(self) -> None:
         "Every kind of layer at every size of the plan"
