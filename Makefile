@@ -20,7 +20,7 @@ help: ## show this list
 	@echo '  PYTHON=python3.12   the interpreter that .venv is made with (3.11 or newer; default python3)'
 	@echo '  PROFILE=small       what `make reproduce` runs: smoke (default), small or paper'
 	@echo '  DEVICE=cuda         what `make bench` measures: cpu (default) or cuda'
-	@echo '  ARGS="..."          handed on, as in: make reproduce ARGS="--table fis_resnet"   make test ARGS="--fast"'
+	@echo '  ARGS="..."          handed on, as in: make reproduce ARGS="--table fis_resnet"   make test ARGS="-k 02_scan"'
 
 setup: $(STAMP) ## make .venv with everything in it (a few minutes and 6.5 GB the first time, then instant)
 
@@ -39,8 +39,8 @@ reproduce: setup ## regenerate every table and figure (PROFILE=smoke|small|paper
 	@echo
 	@echo 'Tables and pictures: figures/    every run, with its executed notebook: runs/'
 
-test: setup ## the whole test suite: notebooks, README, imports, conformance
-	TRITON_INTERPRET=1 $(BIN)/python .ci/suite.py $(ARGS)
+test: setup ## the whole test suite with pytest: notebooks, README, imports, conformance
+	$(BIN)/python -m pytest $(ARGS)
 
 bench: setup ## benchmark the kernels on this machine (DEVICE=cuda: on its GPU)
 	$(BIN)/python kernels/bench.py --device $(DEVICE) $(ARGS)
@@ -55,6 +55,7 @@ lab: setup ## open the notebooks in JupyterLab
 
 export: setup ## after editing notebooks: write the package and README.md, clean the notebooks
 	$(BIN)/nbdev_export
+	$(BIN)/python kernels/lower.py
 	$(BIN)/nbdev_clean
 	$(BIN)/python .ci/book.py --readme
 

@@ -48,6 +48,7 @@ setup(
     ],
     python_requires=f">={settings['min_python']}",
     packages=find_packages(include=["fastsums*"]),
+    package_data={"fastsums.kernels": ["lowered/*"]},
     install_requires=words("requirements"),
     extras_require=extras(),
     entry_points={

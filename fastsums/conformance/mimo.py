@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..extras import MissingExtra, need
 from ..layers.isometry import ShiftedReLU, isometry_penalty
@@ -297,24 +298,34 @@ def check_attention_block(path, backend):
 # %% ../../nbs/conformance/mimo.ipynb #d7841652
 _COUNTS = {"params", "params_cifar100", "alpha_params_unused_without_skip_init", "weight_decayed", "macs_for_num_images", "macs_per_image"}
 
-def _counts(row, num_classes):
-    "What our network of a row has, with the published extras, by the names of the counts"
+class _NothingDrawn(TorchDispatchMode):
+    "Initial values are left out, which on the meta device take longer than the network"
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        return args[0] if operation in (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default) else operation(*args, **(kwargs or {}))
+
+def _parameters(row, num_classes):
+    "How many parameters our network of a row has, with the published extras; the network and the extras"
     architecture, depth = row["arch"].rsplit("-", 1)
-    plain = row["binding"] == "None" and row["num"] > 1
+    plain, keys, blocks = row["binding"] == "None" and row["num"] > 1, row["num"]*16*row["initial_width"], 3*(int(depth) - 4)//6
     options = dict(architecture=architecture, depth=int(depth), num_classes=num_classes, num=row["num"], width=row["width"], initial_width=row["initial_width"], seed=0)
     if plain:
         try: mimo_net(**options, binding="none")
         except ValueError: pass
         else: raise ValueError("a plain sum of several images was accepted")
-    with torch.device("meta"): net = mimo_net(**options, binding="HRR" if plain else row["binding"].replace("None", "none"))
-    channels, blocks = 16*row["initial_width"], 3*(int(depth) - 4)//6
-    keys, pixels = row["num"]*channels, 32*32
-    parameters = count_parameters(net) + blocks - keys*plain
+    with torch.device("meta"), _NothingDrawn(): net = mimo_net(**options, binding="HRR" if plain else row["binding"].replace("None", "none"))
+    extra = blocks - keys*plain
+    return count_parameters(net) + extra, net, extra
+
+def _counts(row):
+    "What our network of a row has, by the names of the counts"
+    parameters, net, extra = _parameters(row, row["num_classes"])
+    channels, pixels = 16*row["initial_width"], 32*32
+    keys, blocks = row["num"]*channels, 3*(int(row["arch"].rsplit("-", 1)[1]) - 4)//6
     multiply_adds = count_operations(net, torch.zeros(row["num"], 3, 32, 32, device="meta"))["total"]
-    if plain: multiply_adds -= keys*channels*pixels
-    elif row["binding"] == "HRR": multiply_adds += keys*pixels
+    if row["binding"] == "HRR": multiply_adds += keys*pixels
+    elif row["binding"] == "None" and row["num"] > 1: multiply_adds -= keys*channels*pixels
     counts = dict(params=parameters, alpha_params_unused_without_skip_init=blocks, macs_for_num_images=multiply_adds, macs_per_image=multiply_adds/row["num"])
-    return counts | _decayed(net, blocks - keys*plain)
+    return counts | _decayed(net, extra)
 
 def _decayed(net, extra):
     "How many parameters decay; nothing where the extra is missing that training needs"
@@ -329,8 +340,8 @@ def check_counts(
     "Check parameters and multiply-adds of one network, exactly"
     if unknown := row.keys() - _COUNTS - {"arch", "binding", "num", "width", "initial_width", "num_classes"}: raise KeyError(f"unknown: {', '.join(sorted(unknown))}")
     name = f"models.json {row['arch']} w{row['width']} i{row['initial_width']} {row['binding']} N={row['num']}"
-    ours = _counts(row, row["num_classes"])
-    if "params_cifar100" in row: ours["params_cifar100"] = _counts(row, 100)["params"]
+    ours = _counts(row)
+    if "params_cifar100" in row: ours["params_cifar100"] = _parameters(row, 100)[0]
     if not _COUNTS & row.keys(): return Result(name, "failed", "nothing in it to compare")
     if not ours.keys() & row.keys(): need("train", "fastai", "safetensors") # weight_decayed alone is recorded
     wrong = [f"{key} {ours[key]}, recorded {row[key]}" for key in sorted(ours.keys() & row.keys()) if ours[key] != row[key]]

@@ -40,7 +40,7 @@ def make_parser()->argparse.ArgumentParser:
         description="Run the experiments and write their tables and figures.",
         epilog="Finished runs are never run again, interrupted and failed ones are: "
                "after a crash or Ctrl-C give the same command again.\n"
-               "Exit status: 0 all runs finished, 1 a run failed, 2 the request is wrong and nothing was run, 130 interrupted.")
+               "Exit status: 0 all runs finished, 1 a run failed or is worse than its profile's `at_least`, 2 the request is wrong and nothing was run, 130 interrupted.")
     add = parser.add_argument
     add("--list", action="store_true", help="show the tables, their profiles and what is finished, and end")
     add("--table", action="append", metavar="NAME", help="run this table (may be given several times; all of them by default)")
@@ -111,11 +111,11 @@ def _plan(options)->tuple[dict[str, Table], list[Run]]:
     if not runs: raise ExperimentError(f"--rows: no row matches {options.rows!r}; rows: {', '.join(labels)}")
     return tables, runs
 
-def _executor(options, tasks:int): # as a sweep needs it; `tasks`: how much there is to do at all
+def _executor(options, tables:dict[str, Table], tasks:int): # as a sweep needs it; `tasks`: how much there is to do at all
     "Who does the runs"
     if options.slurm and options.executor != "slurm": raise ExperimentError("--slurm: only with --executor slurm")
     if options.executor == "slurm": return SlurmExecutor(job_settings(dict(options.slurm)), options.runs)
-    return LocalExecutor(min(default_workers() if options.workers is None else options.workers, tasks))
+    return LocalExecutor(min(default_workers() if options.workers is None else options.workers, tasks), sorted({table.notebook for table in tables.values()}))
 
 def _at_once(executor, tasks:int)->int:
     "How many runs are done at a time"
@@ -125,7 +125,7 @@ def _at_once(executor, tasks:int)->int:
 def _sweep(options, tables:dict[str, Table], runs:list[Run])->int: # exit status
     "Do the runs, tell how it goes, say what became of them, and write the tables"
     for name in tables: read_known(name, options.figures) # an error now, not after days
-    executor = _executor(options, len(runs))
+    executor = _executor(options, tables, len(runs))
     at_once = _at_once(executor, len(runs))
     print(f"{', '.join(tables)}, profile {options.profile}: {len(runs)} runs, {at_once} at a time, in {options.runs}", flush=True)
     progress = Progress(len(runs), at_once, {name: t.spec.layout.scores[0].result for name, t in tables.items()}, options.runs)
@@ -136,9 +136,21 @@ def _sweep(options, tables:dict[str, Table], runs:list[Run])->int: # exit status
         return 130
     count = {state: sum(o.state == state for o in outcomes.values()) for state in ("finished", "skipped", "failed")}
     print(f"{count['finished']} finished, {count['skipped']} finished before, {count['failed']} failed, in {readable_time(time.perf_counter() - start)}")
-    if all(name in LOCATION_PARAMETERS for name, _ in options.parameters): _write_tables(options, tables)
-    else: print(f"parameters were changed on the command line: the results stay in {options.runs}, the tables are as they were")
-    return 1 if count["failed"] else 0
+    if any(name not in LOCATION_PARAMETERS for name, _ in options.parameters):
+        print(f"parameters were changed on the command line: the results stay in {options.runs}, the tables are as they were")
+        return 1 if count["failed"] else 0
+    _write_tables(options, tables)
+    worse = [text for run in runs for text in _worse_than_demanded(tables[run.table], options.profile, run, options.runs)]
+    for text in worse: print(text)
+    return 1 if count["failed"] or worse else 0
+
+def _worse_than_demanded(table:Table, profile:str, run:Run, folder:Path)->list[str]:
+    "A text for each result of a finished run that is not as good as the profile's `at_least` says"
+    place, demanded = RunFolder(folder, run), table.profile(profile).at_least
+    results = (place.metrics() or {}).get("results", {})
+    def text(score): return f"TOO LOW  {run.table}: {run.title}: {score.result} {results[score.result]:.4g}, expected at {'least' if score.direction == 'max' else 'most'} {demanded[score.result]:g}  see {folder.name}/{run.table}/{place.results.name}"
+    def reached(score): return (results[score.result] - demanded[score.result])*(1 if score.direction == "max" else -1) >= 0
+    return [text(s) for s in table.spec.layout.scores if s.result in demanded and results.get(s.result) is not None and not reached(s)]
 
 def _write_tables(options, tables:dict[str, Table]):
     "Write the tables, and say where they are"
@@ -149,7 +161,7 @@ def _search(options, tables:dict[str, Table])->int: # exit status
     "Search for the best settings of a table, and say which they are"
     if len(tables) > 1: raise ExperimentError("--search: of which table? Name one with --table")
     if options.trials < 1: raise ExperimentError(f"--trials: expected at least 1, got {options.trials}")
-    table, executor = next(iter(tables.values())), _executor(options, options.trials)
+    table, executor = next(iter(tables.values())), _executor(options, tables, options.trials)
     search, at_once = Search(table, options.profile, options.runs), _at_once(executor, options.trials)
     print(f"{table.name}, profile {options.profile}: {options.trials} trials, {at_once} at a time, judged by {search.spec.objective}", flush=True)
     def report(number, values, value): print(f"{number:4}  {'failed' if value is None else f'{value:.4g}':>8}  {', '.join(f'{k} {v}' for k, v in values.items())}", flush=True)

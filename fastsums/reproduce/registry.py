@@ -84,6 +84,7 @@ class Profile(_Part):
     leave_out:list[str] = []       # patterns of labels
     hardware:str|None = None       # for which it is meant
     minutes:float|None = None      # about how long it takes there
+    at_least:dict[str, int|float] = {} # result -> what each run has to reach; where less is better, at most
 
 class Published(_Part):
     "Figures that others have published"
@@ -319,6 +320,8 @@ def _check_layout(table:Table, options:set[str]):
     for name, column in layout.conditions.items():
         if (column.of or name) not in results: demand_option(column.of or name, "conditions")
     if layout.figure: _check_figure(layout, scores, demand)
+    for profile, p in table.spec.profiles.items():
+        if unknown := [name for name in p.at_least if name not in scores]: raise ExperimentError(f"table {table.name}, profile {profile}, at_least: {unknown_name('score', unknown[0], scores)}")
     for figure in table.spec.published.figures if table.spec.published else []:
         for name in figure.keys() - set(scores): demand_option(name, "published figures")
         if not figure.keys() & set(scores): raise ExperimentError(f"table {table.name}, published: {figure} has no figure of a score ({', '.join(scores)})")

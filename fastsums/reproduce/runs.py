@@ -26,6 +26,7 @@ from filelock import SoftFileLease, Timeout
 from .parameters import ExperimentError, Run, check_value, notebook_results, run_name
 from .results import (
     code_digests, commit_state, executed_code, notebook_digest, package_sources, read_metrics, same_settings, write_json)
+from .warm import WarmKernel, environment_of, manager_of
 
 # %% ../../nbs/reproduce/runs.ipynb #ced16ff9
 LEASE_SECONDS = 60 # a claim that was not refreshed for so long belongs to a machine that has died
@@ -195,14 +196,11 @@ def _clean_jupyter(folder:Path):
     launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
     kernel = dict(argv=launch, display_name="Python 3", language="python")
     (spec/"kernel.json").write_text(json.dumps(kernel))
-    before = {k: os.environ.get(k) for k in ("JUPYTER_PATH", "IPYTHONDIR")}
-    os.environ.update(JUPYTER_PATH=str(folder), IPYTHONDIR=str(folder/"ipython"))
-    try: yield
-    finally:
-        for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with environment_of(dict(JUPYTER_PATH=str(folder), IPYTHONDIR=str(folder/"ipython"))): yield
+    finally: shutil.rmtree(folder, ignore_errors=True)
 
-def _execute_notebook(run:Run, folder:Path)->tuple[str, bool]: # an empty text or what went wrong; whether it was an error that a cell raised
+def _execute_notebook(run:Run, folder:Path, kernel:WarmKernel|None=None)->tuple[str, bool]: # an empty text or what went wrong; whether it was an error that a cell raised
     "Execute the run's notebook in `folder`"
     import papermill  # here, not above: a notebook that only calls `write_metrics` need not wait for it
     from papermill.exceptions import PapermillExecutionError
@@ -210,7 +208,7 @@ def _execute_notebook(run:Run, folder:Path)->tuple[str, bool]: # an empty text o
     try:
         with _clean_jupyter(folder/".jupyter"):
             papermill.execute_notebook(str(run.notebook), str(folder/"run.ipynb"), {**run.parameters, "run_dir": str(folder)},
-                                       kernel_name="python3", language="python", progress_bar=False, cwd=str(run.notebook.parent))
+                                       kernel_name="python3", language="python", progress_bar=False, cwd=str(run.notebook.parent), **(dict(kernel_manager_class=manager_of(kernel)) if kernel else {}))
     except Exception as error: # whatever it was, it is this run's failure, and not the sweep's
         message = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}".replace("PapermillExecutionError: ", "").strip())
         return message, isinstance(error, PapermillExecutionError)
@@ -224,6 +222,7 @@ def execute_run(
     since:float=math.inf, # start of the sweep (`time.time()`): what another process ended after that isn't tried again, and `force` forgets checkpoints from before
     wait:float=0,      # seconds to wait for another process that works on it
     on_lost=None,      # called from another thread when the claim on the run was lost
+    kernel:WarmKernel|None=None, # what becomes the run's kernel; None: a new process
 )->Outcome:
     "Do one run unless it is finished: claim it, execute its notebook, judge it by its results, rename its folder"
     place = RunFolder(Path(runs).resolve(), run)
@@ -232,7 +231,7 @@ def execute_run(
         with claim:
             if place.metrics() is not None and (not force or _newer(place.final, since)): return Outcome("skipped")
             if place.error() is not None and _newer(place.failed, since): return Outcome("failed", 0.0, place.error())
-            return _execute_claimed(place, since if force else 0., lambda: claim.compromise is not None)
+            return _execute_claimed(place, since if force else 0., lambda: claim.compromise is not None, kernel)
     except Timeout: return Outcome("busy")
 
 def _newer(folder:Path, since:float)->bool:
@@ -240,12 +239,12 @@ def _newer(folder:Path, since:float)->bool:
     files = [folder/"metrics.json", folder/"error.txt"]
     return any(o.is_file() and o.stat().st_mtime >= since for o in files)
 
-def _execute_claimed(place:RunFolder, forget:float, lost)->Outcome:
+def _execute_claimed(place:RunFolder, forget:float, lost, kernel:WarmKernel|None)->Outcome:
     "Execute a run whose claim we hold; `lost()`: do we hold it still?"
     place.begin(forget)
     before = code_state(place.run)
     start, date = time.perf_counter(), datetime.now(timezone.utc).isoformat(timespec="seconds")
-    message, raised = _execute_notebook(place.run, place.partial)
+    message, raised = _execute_notebook(place.run, place.partial, kernel)
     seconds = time.perf_counter() - start
     if lost(): return Outcome("busy") # the folder is another process's now
     if not message:

@@ -26,6 +26,7 @@ from filelock import Timeout
 from .parameters import ExperimentError, Run
 from .results import available_cores
 from .runs import LEASE_SECONDS, Outcome, RunFolder, execute_run
+from .warm import WarmKernel, can_be_warm, environment_of, libraries, server_environment, source_sums, warm_kernel
 
 # %% ../../nbs/reproduce/sweep.ipynb #a8ddc45f
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Job:
 
     def __call__(self,
         on_lost=None, # called from another thread when the claim on the run was lost
+        kernel:WarmKernel|None=None, # what becomes the run's kernel; None: a new process
     )->Outcome:
         "Do the run, or go on with it"
-        return execute_run(self.run, self.folder, self.force, self.since, self.wait, on_lost)
+        return execute_run(self.run, self.folder, self.force, self.since, self.wait, on_lost, kernel)
 
 # %% ../../nbs/reproduce/sweep.ipynb #29a41c47
 class Sweep:
@@ -123,12 +125,14 @@ def _die_with_parent():
     wait([multiprocessing.parent_process().sentinel])
     kill_tree(os.getpid())
 
-def _worker(job:Job, share:dict, answer):
-    "What the process of one run does"
+def _worker(job:Job, env:dict, answer, sources:dict|None):
+    "What the process of one run does; `sources`: those that the server has imported, None if kernels start cold"
+    kernel = warm_kernel(sources, answer) # first of all, while there is one thread only
     if hasattr(os, "setsid"): os.setsid()  # Ctrl-C in the terminal reaches the sweep alone, which then stops its workers
-    os.environ.update(share)
+    os.environ.clear() # it is the server's
+    os.environ.update(env)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    answer.send(job(on_lost=lambda: kill_tree(os.getpid())))
+    answer.send(job(on_lost=lambda: kill_tree(os.getpid()), kernel=kernel))
 
 # %% ../../nbs/reproduce/sweep.ipynb #4d2bc875
 class LocalExecutor:
@@ -136,11 +140,19 @@ class LocalExecutor:
     patient = True # a job may wait for a run that another sweep works on
     def __init__(self,
         workers:int=1, # processes at a time
+        notebooks:Iterable[Path]=(), # what the runs will execute: libraries that these import are ready when a run starts
     ):
         if workers < 1: raise ExperimentError(f"--workers: expected at least 1, got {workers}")
         self.at_once, self.active, self.gpus = workers, {}, torch.cuda.device_count() # active: process -> job, its place, its answer
         self.context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-        if sys.platform != "win32": self.context.set_forkserver_preload(["fastsums.reproduce.sweep", "papermill"])
+        self.sources = source_sums() if can_be_warm(self.gpus) else None
+        if sys.platform != "win32": self._start_server(libraries(*notebooks) if self.sources else [])
+
+    def _start_server(self, names:list[str]):
+        "Start the process that is forked for each run; it imports while this one goes on"
+        self.context.set_forkserver_preload(["fastsums.reproduce.sweep", "papermill", *(["ipykernel.kernelapp", "threadpoolctl"] if self.sources else []), *names])
+        from multiprocessing import forkserver # not on Windows
+        with environment_of(server_environment() if self.sources else {}): forkserver.ensure_running()
 
     def submit(self,
         jobs:list[Job], # no more than there are free places
@@ -149,7 +161,7 @@ class LocalExecutor:
         for job in jobs:
             slot = min(set(range(self.at_once)) - {slot for _, slot, _ in self.active.values()})
             answer, theirs = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=_worker, args=(job, worker_environment(slot, self.at_once, self.gpus), theirs))
+            process = self.context.Process(target=_worker, args=(job, {**os.environ, **worker_environment(slot, self.at_once, self.gpus)}, theirs, self.sources))
             process.start()
             theirs.close()
             self.active[process] = job, slot, answer
