@@ -162,7 +162,7 @@ class LocalExecutor:
             slot = min(set(range(self.at_once)) - {slot for _, slot, _ in self.active.values()})
             answer, theirs = self.context.Pipe(duplex=False)
             process = self.context.Process(target=_worker, args=(job, {**os.environ, **worker_environment(slot, self.at_once, self.gpus)}, theirs, self.sources))
-            process.start()
+            with environment_of(server_environment() if self.sources else {}): process.start()  # also for a server that has to be started anew
             theirs.close()
             self.active[process] = job, slot, answer
 
