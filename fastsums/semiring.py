@@ -9,7 +9,7 @@ __all__ = ['real', 'maxplus', 'minplus', 'maxtimes', 'maxtimes_multiplicative', 
 # %% ../nbs/00_semiring.ipynb #6e3e877a
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
@@ -115,8 +115,8 @@ class Semiring:
     name: str                           # how it is called: `semiring="maxplus"`
     add: Callable                       # ⊕ of two tensors, element by element
     mul: Callable                       # ⊗ of two tensors, element by element
-    zero: float                         # neutral element of ⊕: the value of an empty sum
-    one: float                          # neutral element of ⊗: the value of an empty product
+    zero: float = field(compare=False)  # neutral element of ⊕: the value of an empty sum; follows from ⊕, so that it need not be compared
+    one: float = field(compare=False)   # neutral element of ⊗: the value of an empty product
     discount: Callable|None = None      # how a discount acts: (values, λ) -> values, associative like ⊗, λ⊙(μ⊙x) = (λ⊙μ)⊙x; None: by ⊗
     allows_complex: bool = False        # whether values may be complex (no order is needed)
     fast_cumulate: Callable|None = None # (x, dim) -> undiscounted prefix sum, where PyTorch has a good one

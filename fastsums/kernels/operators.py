@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_contraction, cpu_layer, cpu_scan
-from ..references import ACTIVATIONS, HALF_TYPES, reference_pass, reference_sum
+from ..references import ACTIVATIONS, HALF_TYPES, in_function_transform, reference_pass, reference_sum
 from ..semiring import as_semiring
 from ..tree import CornerTree, Direction
 
@@ -350,15 +350,9 @@ def _common_reason(backend, x, semiring):
     if backend not in ("cpu", "triton"): return f"there is no backend {backend!r}"
     if not x.is_floating_point() and not x.is_complex(): return f"it has no kernel for {x.dtype}"
     if as_semiring(semiring.name if semiring.name in _NAMES else "real") != semiring: return f"it does not know the semiring {semiring.name!r}"
-    if torch.autograd.forward_ad._current_level >= 0 or not torch.compiler.is_compiling() and _in_function_transform():
+    if in_function_transform():
         return "an operator has no forward-mode derivative and can't be differentiated by torch.func"
     return ""
-
-def _in_function_transform():
-    "Whether torch.func.grad or jvp is at work, which operators with a registered gradient don't support"
-    functorch = torch._C._functorch
-    levels = functorch.get_interpreter_stack() or []
-    return any(level.key() in (functorch.TransformType.Grad, functorch.TransformType.Jvp) for level in levels)
 
 _NAMES = tuple(cpu_layer.ARITHMETIC)
 
@@ -407,8 +401,14 @@ def fused_layer(
 )->Tensor:                                     # (B, O, *spatial)
     "A layer by the fused kernel"
     if discount is not None: discount = discount[None]
-    keep_scan = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, discount))
+    keep_scan = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, discount)) and _has_sizes(x)
     return _layer(x, weight, bias, discount, *flat_trees(trees), semiring.name, activation_name(activation), strict, keep_scan)[0]
+
+def _has_sizes(x):
+    "Whether the sizes are numbers; in a program compiled for any size they are not, and what would be kept of the scans depends on them"
+    if not torch.compiler.is_compiling(): return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value   # a compiler has imported it
+    return all(has_static_value(size) for size in x.shape[2:])
 
 def why_not_contraction(backend:str, weight:Tensor, x:Tensor, semiring)->str:
     "Why a backend can't contract channels in a semiring"
