@@ -4,13 +4,18 @@
     python kernels/compile.py            all kernels for all targets; writes figures/kernels_compiled.csv and .md
     python kernels/compile.py --check    the same, exit status 1 if a kernel spills registers or does not compile
     python kernels/compile.py --quick    a few of them, for continuous integration; writes nothing
+    python kernels/compile.py --force    all of them anew; otherwise what has not changed is read from .cache/kernels/
 
-Each kernel is compiled in a process of its own, which is ended after --timeout seconds. Registers and spills of the NVIDIA targets are
-what the assembler that comes with Triton reports (`ptxas -v`), those of the AMD target stand in the object's metadata.
+Each kernel is compiled in a process of its own, as many at a time as there are cores; it is ended after --timeout seconds. Registers and
+spills of the NVIDIA targets are what the assembler that comes with Triton reports (`ptxas -v`), those of the AMD target stand in the
+object's metadata.
 """
 import argparse
 import csv
+import hashlib
+import json
 import multiprocessing
+from multiprocessing import connection
 import os
 import re
 import subprocess
@@ -22,6 +27,7 @@ from pathlib import Path
 os.environ.pop("TRITON_INTERPRET", None)  # the interpreter's kernels can't be compiled; Triton reads this when it is imported
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "kernels"  # reports of kernels that have been compiled, a file each
 sys.path.insert(0, str(ROOT))
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
@@ -151,6 +157,16 @@ def amd_report(assembly):
                 spilled_registers=spilled, scalars_in_vectors=scalars)
 
 
+def launch(case):
+    "(kernel, signature, constants, attributes, options) of a case: all that the compiler is told beside the target"
+    kernel_name, variant, target = case
+    if kernel_name.startswith("tree"): parts = tree_variant(**TREE_VARIANTS[variant])[kernel_name.split()[1]]
+    else: parts = scan_variant(kernel_name.split()[1], **SCAN_VARIANTS[variant])
+    kernel, pointers, numbers, constants, options = parts
+    if target == "gfx942": options = {name: value for name, value in options.items() if name != "maxnreg"}  # an option of NVIDIA's compiler
+    return kernel, *specialised(kernel, pointers, numbers, constants), dict(options, enable_fp_fusion=True)
+
+
 def compile_one(case):
     "One row of the report"
     import triton
@@ -158,13 +174,8 @@ def compile_one(case):
     from triton.compiler import ASTSource
     kernel_name, variant, target = case
     start = time.perf_counter()
-    if kernel_name.startswith("tree"): parts = tree_variant(**TREE_VARIANTS[variant])[kernel_name.split()[1]]
-    else: parts = scan_variant(kernel_name.split()[1], **SCAN_VARIANTS[variant])
-    kernel, pointers, numbers, constants, options = parts
-    if target == "gfx942": options = {name: value for name, value in options.items() if name != "maxnreg"}  # an option of NVIDIA's compiler
-    signature, constexprs, attributes = specialised(kernel, pointers, numbers, constants)
-    compiled = triton.compile(ASTSource(kernel, signature, constexprs, attributes), target=GPUTarget(*TARGETS[target]),
-                              options=dict(options, enable_fp_fusion=True))
+    kernel, signature, constants, attributes, options = launch(case)
+    compiled = triton.compile(ASTSource(kernel, signature, constants, attributes), target=GPUTarget(*TARGETS[target]), options=options)
     report = ptxas_report(compiled.asm["ptx"], TARGETS[target][1]) if "ptx" in compiled.asm else amd_report(compiled.asm["amdgcn"])
     block = " x ".join(str(constants[b]) for b in ("BH", "BW", "BT", "BI") if b in constants)
     return dict(kernel=kernel_name, variant=variant, target=target, warps=options["num_warps"], block=block, shared_bytes=compiled.metadata.shared,
@@ -182,24 +193,89 @@ def child(case, pipe):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def compile_all(todo, timeout):
-    "The rows of the report, one after another, with a line for each"
-    context, rows = multiprocessing.get_context("fork"), []  # children need not import torch and triton again
-    for i, case in enumerate(todo, 1):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=child, args=(case, theirs))
-        process.start()
+# ---- what has not changed since it was compiled
+
+
+def digest(value):
+    "A name for a value that can be written as text"
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def key_of(case):
+    "Changes with the source of the kernel or of a function that it inlines, with what the compiler is told, with Triton, and with this file"
+    import triton
+    kernel, signature, constants, attributes, options = launch(case)
+    told = [case, kernel.cache_key, signature, constants, sorted(map(str, attributes.items())), options, TARGETS[case[2]]]
+    return digest([told, triton.__version__, Path(__file__).read_text()])
+
+
+def recall(key):
+    "The row that was filed under this key; None if there is none, or what is there is not what was written"
+    try:
+        entry = json.loads((CACHE / f"{key}.json").read_text())
+        return entry["row"] if entry["digest"] == digest([key, entry["row"]]) else None
+    except (OSError, ValueError, KeyError, TypeError): return None
+
+
+def keep(key, row):
+    "File a row; renamed into place, so that no other process sees half of it"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=CACHE, suffix=".part", delete=False) as file: json.dump(dict(row=row, digest=digest([key, row])), file)
+    os.replace(file.name, CACHE / f"{key}.json")
+
+
+# ---- all cases
+
+
+class Compilation:
+    "A kernel that is being compiled in a process of its own"
+    def __init__(self, context, case, timeout):
+        self.case, self.timeout, self.end = case, timeout, time.monotonic() + timeout
+        self.pipe, theirs = context.Pipe(duplex=False)
+        self.process = context.Process(target=child, args=(case, theirs))
+        self.process.start()
         theirs.close()
-        try: row = ours.recv() if ours.poll(timeout) else f"not done after {timeout:.0f} s"
+
+    def row(self):
+        "The row, or the reason why there is none"
+        try: row = self.pipe.recv() if self.pipe.poll() else f"not done after {self.timeout:.0f} s"
         except EOFError: row = "the compiler crashed"
-        if isinstance(row, str): row = dict(dict.fromkeys(COLUMNS, ""), kernel=case[0], variant=case[1], target=case[2], error=row)
-        process.kill()
-        process.join()
-        rows.append(row)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        if not isinstance(row, str): return row
+        return dict(dict.fromkeys(COLUMNS, ""), kernel=self.case[0], variant=self.case[1], target=self.case[2], error=row)
+
+
+def compile_all(todo, timeout, jobs):
+    "(case, row) of each case as it is done, so many at a time"
+    context, waiting, running = multiprocessing.get_context("fork"), list(reversed(todo)), []  # children have torch and triton from here
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs: running.append(Compilation(context, waiting.pop(), timeout))
+            connection.wait([r.pipe for r in running], max(0, min(r.end for r in running) - time.monotonic()))
+            for r in [r for r in running if r.pipe.poll() or time.monotonic() >= r.end]:
+                running.remove(r)
+                yield r.case, r.row()
+    finally:
+        for r in running: r.process.kill()
+
+
+def report_all(todo, timeout, jobs, force):
+    "The rows of the report, those that have not changed read back, with a line for each as it is known"
+    keys, rows = {case: key_of(case) for case in todo}, {}
+    def known():
+        for case in todo:
+            if not force and (row := recall(keys[case])): yield case, row, "not changed"
+        for case, row in compile_all([case for case in todo if case not in rows], timeout, jobs):
+            if not row["error"]: keep(keys[case], row)
+            yield case, row, f"{row['seconds']:5.1f} s" if not row["error"] else ""
+    for case, row, how in known():
+        rows[case] = row
         result = row["error"] or (f"{row['registers']:4} registers, {row['spilled_registers']} spilled, {row['stack_bytes']} B stack, "
-                                  f"{row['shared_bytes']:6} B shared, {row['seconds']:5.1f} s")
-        print(f"{i:4}/{len(todo)}  {case[0]:14} {case[1]:36} {case[2]:7} {result}", flush=True)
-    return rows
+                                  f"{row['shared_bytes']:6} B shared, {how}")
+        print(f"{len(rows):4}/{len(todo)}  {case[0]:14} {case[1]:36} {case[2]:7} {result}", flush=True)
+    return [rows[case] for case in todo]
 
 
 def failed(row): return bool(row["error"] or row["spilled_registers"] or row["stack_bytes"])
@@ -232,15 +308,23 @@ def write(rows, folder):
     (folder / "kernels_compiled.md").write_text("\n".join(lines) + "\n")
 
 
+def cores():
+    "The cores that this process may use"
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="exit status 1 if a kernel spills registers or does not compile")
     parser.add_argument("--quick", action="store_true", help="a few kernels only; writes nothing")
-    parser.add_argument("--only", default="", help="only lines that contain this text; writes nothing")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="only lines that match this regular expression; writes nothing")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one kernel (default 120)")
+    parser.add_argument("--jobs", type=int, default=cores(), help="kernels compiled at a time (default: the number of cores)")
+    parser.add_argument("--force", action="store_true", help="compile everything, whether it has changed or not")
     options = parser.parse_args()
-    todo = [case for case in cases(options.quick) if options.only in " ".join(case)]
-    rows = compile_all(todo, options.timeout)
+    if options.jobs < 1: parser.error("--jobs: at least 1")
+    todo = [case for case in cases(options.quick) if re.search(options.only, " ".join(case))]
+    rows = report_all(todo, options.timeout, options.jobs, options.force)
     bad = [row for row in rows if failed(row)]
     print(f"{len(rows) - len(bad)} kernels compiled without spills, {len(bad)} with spills or errors")
     if not options.quick and not options.only: write(rows, ROOT / "figures")
