@@ -123,3 +123,12 @@ def run_notebook(path: str, forced: list[str]) -> int:
     config = get_config()
     passed, _ = test_nb(Path(path), skip_flags=config.tst_flags.split(), force_flags=forced, basepath=config.config_path)
     return int(not passed)
+
+
+def run_conformance(quick: bool, arguments: list[str]) -> int:
+    "The command on golden files; quick: with Triton's interpreter made quicker"
+    if quick:
+        from fastsums.kernels.interpreter import quicken
+        quicken()
+    from fastsums.conformance.command import main
+    return main(arguments)

@@ -46,7 +46,6 @@ class Operator:
     def register_vmap(self, rule): torch.library.register_vmap(self.name, rule, lib=_LIBRARY)
 
 # %% ../../nbs/kernels/15_operators.ipynb #e7a80007
-@functools.cache
 def _kernels(backend, what):
     "The module of a backend's kernels of a tree or a scan"
     if backend == "cpu": return {"tree": cpu_layer, "scan": cpu_scan}[what]
