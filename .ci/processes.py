@@ -99,6 +99,7 @@ def _child(function: str, arguments: tuple, output: str) -> None:
     with open(output, "wb") as file, open(os.devnull, "rb") as nothing:
         for standard, descriptor in ((0, nothing.fileno()), (1, file.fileno()), (2, file.fileno())):
             os.dup2(descriptor, standard)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers ignore it, and so would all that is started here
     multiprocessing.set_start_method(None, force=True)  # the system's own way for the processes that a notebook starts
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
