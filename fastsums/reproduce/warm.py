@@ -13,8 +13,6 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 import warnings
 import zlib
@@ -124,21 +122,15 @@ class WarmKernel:
     def terminate(self): self.send_signal(signal.SIGTERM)
 
 # %% ../../nbs/reproduce/warm.ipynb #wm000012
-def _end_with(parent:int):
-    "Wait for the parent to end, however it does, then end this process"
-    while os.getppid() == parent: time.sleep(.5)
-    os._exit(1)
-
 def _run_kernel(arguments:list[str], env:dict[str, str], cwd:str):
     "Be an IPython kernel until it is shut down"
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     os.setsid() # a group of its own, for signals
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     _decide_again()
     from ipykernel.kernelapp import IPKernelApp
-    IPKernelApp.launch_instance(arguments)
+    IPKernelApp.launch_instance(arguments, parent_handle=os.getppid()) # its default was read when the server imported it
     atexit._run_exitfuncs()
 
 def _decide_again():
