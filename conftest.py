@@ -56,7 +56,8 @@ class NotebookFailed(Exception):
 class Cells(pytest.Item):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        for marker in {"slow"} & {self.name} | {"kernels"} & set(self.path.parts):
+        core = {"core"} if self.path.parent in (notebooks.NBS, notebooks.NBS / "layers") else set()
+        for marker in core | {"slow"} & {self.name} | {"kernels"} & set(self.path.parts):
             self.add_marker(marker)
 
     def setup(self):

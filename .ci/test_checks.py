@@ -18,6 +18,8 @@ import pytest
 from notebooks import NBS, code_cells, flags, has_slow_cells, name_of, notebooks, read, settings, source
 from processes import ROOT, run, script
 
+pytestmark = pytest.mark.core
+
 PACKAGE = ROOT / "fastsums"
 GOLDEN = NBS / "data" / "golden"
 PUBLIC_NAMES = "Semiring, Direction, CornerTree, scan, iterated_sum, FISLayer, FISLayerFixedTree, FISLayerRandomTrees"
